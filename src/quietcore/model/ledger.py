@@ -1,0 +1,81 @@
+"""Who owns which CPUs and memory on this host, and what was begun but not finished: the single source of truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from quietcore.model.cpuset import CpuSet, union
+from quietcore.model.plan import Plan
+from quietcore.model.spec import VmName, VmSpec
+
+Phase: TypeAlias = Literal["creating", "running", "stopped", "deleting"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One VM in the books.
+
+    `plan` is None for a VM that is stopped: it owns nothing. `phase` is the intent: `creating` and `deleting` were recorded
+    before the first write to the host, so a command that was killed leaves one of them for the next command to finish or undo.
+    `digest` identifies the manifest's text, for "nothing changed"; `boot_id` is the host's at the time of the start;
+    `files` are paths that belong to the VM and go with it.
+    """
+
+    spec: VmSpec
+    digest: str
+    manifest: str
+    phase: Phase
+    plan: Plan | None = None
+    boot_id: str = ""
+    domain_uuid: str = ""
+    files: tuple[str, ...] = ()
+
+    @property
+    def vm(self) -> VmName:
+        """The VM's name."""
+        return self.spec.vm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """All VMs, sorted by name. Raises ValueError for a CPU with two owners or a VM that is listed twice."""
+
+    entries: tuple[Entry, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [entry.vm for entry in self.entries]
+        if names != sorted(set(names)):
+            raise ValueError("the ledger's VMs are not listed once each in order")
+        taken = CpuSet()
+        for plan in self.plans:
+            if not plan.exclusive.isdisjoint(taken):
+                raise ValueError(f"CPUs {plan.exclusive & taken} of {plan.vm} have a second owner")
+            taken |= plan.exclusive
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The placements in force."""
+        return tuple(entry.plan for entry in self.entries if entry.plan is not None)
+
+    @property
+    def owned(self) -> CpuSet:
+        """Every CPU that has an exclusive owner."""
+        return union(plan.exclusive for plan in self.plans)
+
+    def find(self, vm: VmName) -> Entry | None:
+        """The entry of a VM, or None."""
+        return next((entry for entry in self.entries if entry.vm == vm), None)
+
+    def owner(self, cpu: int) -> Plan | None:
+        """The placement that owns this CPU, or None."""
+        return next((plan for plan in self.plans if cpu in plan.exclusive), None)
+
+    def with_entry(self, entry: Entry) -> Ledger:
+        """This ledger with one entry added or replaced."""
+        rest = tuple(other for other in self.entries if other.vm != entry.vm)
+        return Ledger(entries=tuple(sorted((*rest, entry), key=lambda one: one.vm)))
+
+    def without(self, vm: VmName) -> Ledger:
+        """This ledger without one VM."""
+        return Ledger(entries=tuple(entry for entry in self.entries if entry.vm != vm))

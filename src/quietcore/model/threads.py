@@ -1,0 +1,61 @@
+"""The threads of a running VM and the cgroups around them, as read from the kernel at one moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from quietcore.model.cpuset import CpuSet
+
+Role: TypeAlias = Literal["vcpu", "emulator", "iothread", "worker", "vhost", "pit", "monitor"]
+Policy: TypeAlias = Literal["other", "fifo", "rr", "batch", "idle", "deadline"]
+Mechanism: TypeAlias = Literal["partition", "threaded", "cpuset-v1", "affinity"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostThread:
+    """One thread. `cgroup` is its path in the hierarchy that carries cpuset ("/" is the root of that hierarchy).
+
+    `vcpu` and `iothread` are set from QEMU's own answer, never from `comm`, which changes after the thread exists.
+    """
+
+    tid: int
+    comm: str
+    role: Role
+    allowed: CpuSet
+    cgroup: str
+    policy: Policy = "other"
+    priority: int = 0
+    vcpu: int | None = None
+    iothread: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadCensus:
+    """Every thread of one VM, ascending by thread id; kernel threads that work for it (vhost, kvm-pit) included."""
+
+    pid: int
+    threads: tuple[HostThread, ...]
+
+    @property
+    def vcpus(self) -> tuple[HostThread, ...]:
+        """The vCPU threads in vCPU order."""
+        return tuple(sorted((thread for thread in self.threads if thread.vcpu is not None), key=lambda one: one.vcpu or 0))
+
+    @property
+    def others(self) -> tuple[HostThread, ...]:
+        """Every thread that is not a vCPU."""
+        return tuple(thread for thread in self.threads if thread.vcpu is None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One fact that is not as it should be. `code` is stable; `kind` and `id` name what it is about (thread, cpu, irq, cgroup)."""
+
+    code: str
+    severity: Literal["error", "warning", "info"]
+    kind: str
+    id: str
+    expected: str
+    actual: str
+    hint: str = ""
