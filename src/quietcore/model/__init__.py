@@ -1,5 +1,16 @@
 """The values that flow through quietcore. Standard library only; import them from here."""
 
+from quietcore.model.cgroups import (
+    Applied,
+    CgroupFacts,
+    MakeGroup,
+    MoveProcess,
+    MoveThread,
+    SetAffinity,
+    SetScheduler,
+    SetValue,
+    Step,
+)
 from quietcore.model.cpuset import CpuSet, union
 from quietcore.model.ledger import Entry, Ledger, Phase
 from quietcore.model.machine import LogicalCpu, Machine, NumaNode
@@ -47,8 +58,10 @@ from quietcore.model.threads import Finding, HostThread, Mechanism, Policy, Role
 __all__ = [
     "COMPUTE",
     "PLACEHOLDER",
+    "Applied",
     "Assignment",
     "Bus",
+    "CgroupFacts",
     "CloudInit",
     "Compat",
     "Container",
@@ -75,10 +88,13 @@ __all__ = [
     "Ledger",
     "LogicalCpu",
     "Machine",
+    "MakeGroup",
     "Mechanism",
     "MemoryBinding",
     "MemoryBlock",
     "MemorySpec",
+    "MoveProcess",
+    "MoveThread",
     "NearestFit",
     "NumaNode",
     "Options",
@@ -93,7 +109,11 @@ __all__ = [
     "Resources",
     "Role",
     "RunStrategy",
+    "SetAffinity",
+    "SetScheduler",
+    "SetValue",
     "Source",
+    "Step",
     "Strategy",
     "ThreadCensus",
     "ThreadPolicy",

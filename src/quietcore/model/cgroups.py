@@ -1,0 +1,114 @@
+"""The cgroups around one VM as facts, and the steps that change them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+from quietcore.model.cpuset import CpuSet
+from quietcore.model.threads import Policy
+
+Layout: TypeAlias = Literal["libvirt", "bare", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupFacts:
+    """The hierarchy that carries the cpuset controller, as seen around one VM. Group paths begin at its mount ("/machine/x").
+
+    `layout` is `libvirt` where libvirt made vcpuN and emulator groups, `bare` where QEMU sits in one group with
+    everything (`cgroup_controllers = []`, a launcher pod), `none` where no cpuset can be written.
+    `home` is the group that holds all threads of the VM: libvirt's, or the one that we make in the bare layout.
+    `partitions` is what a probe in scratch groups found; `why_not` is the sentence where it found that they do not work.
+    `exclusive` holds cpuset.cpus.exclusive of `home` and every group above it; `quotas` the finite CPU quotas of these.
+    """
+
+    version: Literal[1, 2]
+    mount: str
+    layout: Layout
+    home: str
+    vcpu_groups: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    io_groups: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    emulator_group: str = ""
+    partitions: bool = False
+    why_not: str = ""
+    exclusive: Mapping[str, CpuSet] = field(default_factory=lambda: MappingProxyType({}))
+    partition_states: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    quotas: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    weights: bool = False
+    root_cpus: CpuSet = CpuSet()
+    root_mems: str = "0"
+
+    def file(self, group: str, name: str) -> str:
+        """The path of one file of a group on the host."""
+        return f"{self.mount}{group.rstrip('/')}/{name}"
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The groups from just below the root down to `home`."""
+        parts = [part for part in self.home.split("/") if part]
+        return tuple("/" + "/".join(parts[: depth + 1]) for depth in range(len(parts)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeGroup:
+    """Make one cgroup directory; undone by removing it."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetValue:
+    """Write a kernel file. `readback` says how the kernel's answer is compared: as a CPU list, exactly, or as "holds these words"."""
+
+    path: str
+    value: str
+    readback: Literal["cpus", "exact", "words"] = "exact"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveThread:
+    """Put one thread into a group through `path` (cgroup.threads or tasks); `group` is what /proc must then say."""
+
+    path: str
+    group: str
+    tid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveProcess:
+    """Put a whole process into a group through its cgroup.procs."""
+
+    path: str
+    group: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAffinity:
+    """Allow one thread exactly these CPUs."""
+
+    tid: int
+    cpus: CpuSet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetScheduler:
+    """Give one thread a scheduling policy and priority."""
+
+    tid: int
+    policy: Policy
+    priority: int
+
+
+Step: TypeAlias = MakeGroup | SetValue | MoveThread | MoveProcess | SetAffinity | SetScheduler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """A step that took effect, with what stood there before (for undo) and what the kernel said afterwards."""
+
+    step: Step
+    before: str
+    after: str
