@@ -1,0 +1,237 @@
+"""The steps that put every thread of a VM where it belongs, for each of the four mechanisms.
+
+    partition   cgroup v2, remote isolated partitions work: one per vCPU; the scheduler keeps every other task of the host away
+    threaded    cgroup v2 without them: a threaded group per vCPU, a group for the rest
+    cpuset-v1   sibling cpusets
+    affinity    no cgroup can be written: affinities alone
+
+Every step is idempotent, so the same list also repairs. A partition's levels are grown from the top down, because a
+child's exclusive list outside its parent's makes the partition invalid (cgroup v2, Linux 6.11 and newer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from quietcore.isolation.targets import HOUSEKEEPING, Target, targets, vcpu_cpus, vcpu_group
+from quietcore.model import (
+    CgroupFacts,
+    CpuSet,
+    HostThread,
+    MakeGroup,
+    Mechanism,
+    MoveProcess,
+    MoveThread,
+    Plan,
+    SetAffinity,
+    SetScheduler,
+    SetValue,
+    Step,
+    ThreadCensus,
+    union,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Isolation:
+    """What will be done for one VM: the mechanism, the steps in order, and in sentences what this host cannot do."""
+
+    mechanism: Mechanism
+    steps: tuple[Step, ...]
+    limits: tuple[str, ...] = ()
+
+
+def mechanism_of(plan: Plan, facts: CgroupFacts) -> Mechanism:
+    """The strongest mechanism that works here. A VM without CPUs of its own needs no partition."""
+    if facts.layout == "none":
+        return "affinity"
+    if facts.version == 1:
+        return "cpuset-v1"
+    return "partition" if facts.partitions and plan.dedicated else "threaded"
+
+
+def refreshed(plan: Plan, shared: CpuSet) -> Plan:
+    """The same plan after the shared pool changed: whatever stood on the pool follows it."""
+    return replace(plan, shared=shared, emulator=shared if plan.emulator == plan.shared else plan.emulator)
+
+
+def isolate(
+    plan: Plan, census: ThreadCensus, facts: CgroupFacts, *, priority: int = 1, cpu_kthreads: tuple[HostThread, ...] = ()
+) -> Isolation:
+    """The steps for one VM.
+
+    `cpu_kthreads` are the per-CPU kernel threads (ksoftirqd, ktimers, rcuc, rcub) of the real-time vCPUs' CPUs: they are
+    raised above `priority` before any vCPU becomes SCHED_FIFO, because a polling guest would otherwise hang the host.
+    """
+    mechanism = mechanism_of(plan, facts)
+    places = targets(plan, census, facts, mechanism, priority)
+    groups: tuple[Step, ...]
+    match mechanism:
+        case "partition":
+            groups = tuple(_partition(plan, census, facts))
+        case "threaded":
+            groups = tuple(_threaded(plan, census, facts))
+        case "cpuset-v1":
+            groups = tuple(_cpuset_v1(plan, census, facts))
+        case "affinity":
+            groups = ()
+    return Isolation(
+        mechanism=mechanism,
+        steps=(*groups, *_thread_steps(places, facts), *_scheduling(places, cpu_kthreads, priority)),
+        limits=tuple(_limits(plan, facts, mechanism)),
+    )
+
+
+def released(facts: CgroupFacts, still_owned: CpuSet) -> tuple[Step, ...]:
+    """The steps that give the exclusive lists above a VM that is gone back to the others (`still_owned` of them remain)."""
+    return tuple(
+        SetValue(path=facts.file(level, "cpuset.cpus.exclusive"), value=str(facts.exclusive[level] & still_owned), readback="cpus")
+        for level in reversed(facts.levels)
+        if level in facts.exclusive and not facts.exclusive[level] <= still_owned
+    )
+
+
+def _partition(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator[Step]:
+    yield from _no_quota(facts)
+    if facts.layout == "bare":
+        yield from _own_home(census, facts)
+    dedicated = [placement.vcpu for placement in plan.vcpus if placement.pcpu is not None]
+    for level in facts.levels:
+        wanted = facts.exclusive.get(level, CpuSet()) | plan.dedicated
+        yield SetValue(path=facts.file(level, "cpuset.cpus.exclusive"), value=str(wanted), readback="cpus")
+    if plan.strategy == "whole":
+        yield SetValue(path=facts.file(facts.home, "cpuset.cpus"), value=str(plan.dedicated), readback="cpus")
+        yield SetValue(path=facts.file(facts.home, "cpuset.cpus.partition"), value="isolated")
+    for thread in census.vcpus:
+        group = vcpu_group(facts, thread.vcpu or 0)
+        if facts.layout == "bare":
+            yield from _threaded_group(facts, group)
+        if thread.vcpu in dedicated and plan.strategy != "whole":
+            yield SetValue(path=facts.file(group, "cpuset.cpus.exclusive"), value=str(vcpu_cpus(plan, thread.vcpu or 0)), readback="cpus")
+            yield SetValue(path=facts.file(group, "cpuset.cpus.partition"), value="isolated")
+        else:
+            yield SetValue(path=facts.file(group, "cpuset.cpus"), value=str(vcpu_cpus(plan, thread.vcpu or 0)), readback="cpus")
+        if facts.weights:
+            yield SetValue(path=facts.file(group, "cpu.weight"), value="1")  # else busy vCPUs eat their emulator's share
+    yield from _rest(plan, facts, whole=plan.strategy == "whole")
+
+
+def _rest(plan: Plan, facts: CgroupFacts, *, whole: bool) -> Iterator[Step]:
+    """The groups of everything that is no vCPU, under partitions."""
+    if facts.layout == "libvirt":
+        yield SetValue(path=facts.file(facts.emulator_group, "cpuset.cpus"), value=str(plan.emulator), readback="cpus")
+        for number, group in sorted(facts.io_groups.items()):
+            yield SetValue(path=facts.file(group, "cpuset.cpus"), value=str(plan.io.get(number, plan.emulator)), readback="cpus")
+    elif whole:
+        yield from _threaded_group(facts, f"{facts.home}/{HOUSEKEEPING}")
+        yield SetValue(path=facts.file(f"{facts.home}/{HOUSEKEEPING}", "cpuset.cpus"), value=str(plan.emulator), readback="cpus")
+    else:
+        yield SetValue(path=facts.file(facts.home, "cpuset.cpus"), value=str(_non_vcpu(plan)), readback="cpus")
+
+
+def _threaded(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator[Step]:
+    yield from _no_quota(facts)
+    if facts.layout == "bare":
+        yield from _own_home(census, facts)
+        yield SetValue(path=facts.file(facts.home, "cpuset.cpus"), value=str(_everything(plan)), readback="cpus")
+        yield from _threaded_group(facts, f"{facts.home}/{HOUSEKEEPING}")
+        for thread in census.vcpus:
+            yield from _threaded_group(facts, vcpu_group(facts, thread.vcpu or 0))
+    yield from _cpusets(plan, census, facts)
+    if facts.weights and plan.dedicated:
+        for thread in census.vcpus:
+            yield SetValue(path=facts.file(vcpu_group(facts, thread.vcpu or 0), "cpu.weight"), value="1")
+
+
+def _cpuset_v1(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator[Step]:
+    if facts.layout == "bare":
+        children = [f"{facts.home}/{HOUSEKEEPING}", *(vcpu_group(facts, thread.vcpu or 0) for thread in census.vcpus)]
+        for level in facts.levels[:-1]:
+            yield from _v1_group(facts, level, facts.root_cpus)
+        yield from _v1_group(facts, facts.home, _everything(plan))
+        for group in children:
+            yield MakeGroup(path=f"{facts.mount}{group}")
+            yield SetValue(path=facts.file(group, "cpuset.mems"), value=facts.root_mems, readback="cpus")
+    yield from _cpusets(plan, census, facts)
+
+
+def _v1_group(facts: CgroupFacts, group: str, cpus: CpuSet) -> Iterator[Step]:
+    yield MakeGroup(path=f"{facts.mount}{group}")
+    yield SetValue(path=facts.file(group, "cpuset.mems"), value=facts.root_mems, readback="cpus")
+    yield SetValue(path=facts.file(group, "cpuset.cpus"), value=str(cpus), readback="cpus")
+
+
+def _cpusets(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator[Step]:
+    for thread in census.vcpus:
+        group = vcpu_group(facts, thread.vcpu or 0)
+        yield SetValue(path=facts.file(group, "cpuset.cpus"), value=str(vcpu_cpus(plan, thread.vcpu or 0)), readback="cpus")
+    rest = facts.emulator_group if facts.layout == "libvirt" else f"{facts.home}/{HOUSEKEEPING}"
+    yield SetValue(path=facts.file(rest, "cpuset.cpus"), value=str(_non_vcpu(plan, facts)), readback="cpus")
+    for number, group in sorted(facts.io_groups.items()):
+        yield SetValue(path=facts.file(group, "cpuset.cpus"), value=str(plan.io.get(number, plan.emulator)), readback="cpus")
+
+
+def _own_home(census: ThreadCensus, facts: CgroupFacts) -> Iterator[Step]:
+    """cgroup v2, bare layout: all threads of a process stay in one subtree, so the whole process gets a group of its own first."""
+    yield SetValue(path=facts.file("", "cgroup.subtree_control"), value="+cpuset +cpu", readback="words")
+    for level in facts.levels[:-1]:
+        yield MakeGroup(path=f"{facts.mount}{level}")
+        yield SetValue(path=facts.file(level, "cgroup.subtree_control"), value="+cpuset +cpu", readback="words")
+    yield MakeGroup(path=f"{facts.mount}{facts.home}")
+    if not any(thread.cgroup == facts.home or thread.cgroup.startswith(f"{facts.home}/") for thread in census.threads):
+        yield MoveProcess(path=facts.file(facts.home, "cgroup.procs"), group=facts.home, pid=census.pid)
+
+
+def _threaded_group(facts: CgroupFacts, group: str) -> Iterator[Step]:
+    yield MakeGroup(path=f"{facts.mount}{group}")
+    yield SetValue(path=facts.file(group, "cgroup.type"), value="threaded")
+    yield SetValue(path=facts.file(facts.home, "cgroup.subtree_control"), value="+cpuset +cpu", readback="words")
+
+
+def _no_quota(facts: CgroupFacts) -> Iterator[Step]:
+    """vCPU threads stay below these levels, so a finite quota on any of them would throttle the guest to a few per cent."""
+    for level in facts.levels:
+        if level in facts.quotas:
+            yield SetValue(path=facts.file(level, "cpu.max"), value="max", readback="words")
+
+
+def _non_vcpu(plan: Plan, facts: CgroupFacts | None = None) -> CpuSet:
+    """The CPUs of the group that holds all threads without a group of their own."""
+    own_groups = facts is not None and bool(facts.io_groups)
+    return plan.emulator if own_groups else union((plan.emulator, *plan.io.values()))
+
+
+def _everything(plan: Plan) -> CpuSet:
+    return union((plan.emulator, plan.dedicated, *plan.io.values(), *(vcpu_cpus(plan, one.vcpu) for one in plan.vcpus)))
+
+
+def _thread_steps(places: tuple[Target, ...], facts: CgroupFacts) -> Iterator[Step]:
+    name = "cgroup.threads" if facts.version == 2 else "tasks"
+    for place in places:
+        if place.group and place.thread.cgroup != place.group:
+            yield MoveThread(path=facts.file(place.group, name), group=place.group, tid=place.thread.tid)
+        yield SetAffinity(tid=place.thread.tid, cpus=place.cpus)
+
+
+def _scheduling(places: tuple[Target, ...], cpu_kthreads: tuple[HostThread, ...], priority: int) -> Iterator[Step]:
+    if not any(place.policy for place in places):
+        return
+    for kthread in cpu_kthreads:
+        if kthread.policy != "fifo" or kthread.priority <= priority:
+            yield SetScheduler(tid=kthread.tid, policy="fifo", priority=priority + 1)
+    for place in places:
+        if place.policy is not None:
+            yield SetScheduler(tid=place.thread.tid, policy=place.policy, priority=place.priority)
+    for place in places:
+        if place.thread.role == "pit":
+            yield SetScheduler(tid=place.thread.tid, policy="fifo", priority=priority + 1)
+
+
+def _limits(plan: Plan, facts: CgroupFacts, mechanism: Mechanism) -> Iterator[str]:
+    if not plan.dedicated:
+        return
+    if mechanism != "partition":
+        yield "other tasks of the host are still allowed on these CPUs" + (f": {facts.why_not}" if facts.why_not else "")
+    if mechanism == "affinity":
+        yield "without a writable cpuset any thread of the same user can change these affinities"

@@ -1,0 +1,73 @@
+"""Where each thread of a VM belongs: the three strategies differ in nothing else.
+
+`whole` puts everything on the VM's own CPUs, `housekeeping` puts all but the vCPUs on the extra CPUs that the VM pays for,
+`dedicated` leaves all but the vCPUs on the shared pool. Placement already decided the sets; here they meet the threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quietcore.model import CgroupFacts, CpuSet, HostThread, Mechanism, Plan, Policy, ThreadCensus
+
+HOUSEKEEPING = "housekeeping"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One thread's place: the CPUs it may use, its group ("" where groups are not ours to set), its policy (None: left alone)."""
+
+    thread: HostThread
+    cpus: CpuSet
+    group: str
+    policy: Policy | None = None
+    priority: int = 0
+
+
+def vcpu_cpus(plan: Plan, vcpu: int) -> CpuSet:
+    """The CPUs of one vCPU: its own pCPU, or the shared pool for a vCPU without one."""
+    for placement in plan.vcpus:
+        if placement.vcpu == vcpu and placement.pcpu is not None:
+            return CpuSet.of(placement.pcpu)
+    return plan.shared
+
+
+def other_cpus(plan: Plan, thread: HostThread) -> CpuSet:
+    """The CPUs of a thread that is no vCPU."""
+    if thread.role == "pit":
+        return vcpu_cpus(plan, 0)  # KubeVirt's rule: the timer's kernel thread follows vCPU 0
+    if thread.iothread is not None and thread.iothread in plan.io:
+        return plan.io[thread.iothread]
+    return plan.emulator
+
+
+def vcpu_group(facts: CgroupFacts, vcpu: int) -> str:
+    """The group of one vCPU: libvirt's own, or ours below `home`."""
+    return facts.vcpu_groups.get(vcpu, f"{facts.home}/vcpu{vcpu}")
+
+
+def targets(plan: Plan, census: ThreadCensus, facts: CgroupFacts, mechanism: Mechanism, priority: int) -> tuple[Target, ...]:
+    """The place of every thread of the census. `priority` is the SCHED_FIFO priority of real-time vCPUs."""
+    realtime = {placement.vcpu for placement in plan.vcpus if placement.realtime}
+    return tuple(
+        Target(
+            thread=thread,
+            cpus=other_cpus(plan, thread) if thread.vcpu is None else vcpu_cpus(plan, thread.vcpu),
+            group=_group(thread, facts, mechanism, plan),
+            policy="fifo" if thread.vcpu in realtime else None,
+            priority=priority if thread.vcpu in realtime else 0,
+        )
+        for thread in census.threads
+    )
+
+
+def _group(thread: HostThread, facts: CgroupFacts, mechanism: Mechanism, plan: Plan) -> str:
+    if mechanism == "affinity" or thread.role in {"vhost", "pit"}:
+        return ""  # kernel threads stay where the kernel put them: affinity decides
+    if thread.vcpu is not None:
+        return vcpu_group(facts, thread.vcpu)
+    if facts.layout == "libvirt":
+        return facts.io_groups.get(thread.iothread or 0, facts.emulator_group)
+    if mechanism == "partition" and plan.strategy != "whole":
+        return facts.home  # the vCPUs' partitions need no second group: what is born later stays in home
+    return f"{facts.home}/{HOUSEKEEPING}"

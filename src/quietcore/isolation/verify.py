@@ -1,0 +1,210 @@
+"""Reading the kernel back: is every thread of a VM where the plan says, and who else may run on its CPUs?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from quietcore.isolation.steps import mechanism_of
+from quietcore.isolation.targets import Target, targets, vcpu_group
+from quietcore.model import CgroupFacts, CpuSet, Finding, Mechanism, Plan, ThreadCensus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignTask:
+    """A task of the host that is not the VM's and could be kept off a CPU (threads that are bound to one CPU are no foreigners)."""
+
+    tid: int
+    comm: str
+    allowed: CpuSet
+    kernel: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IrqFact:
+    """An interrupt: the CPUs that it may be delivered to. `managed` ones are the kernel's own to place."""
+
+    irq: int
+    name: str
+    allowed: CpuSet
+    managed: bool = False
+
+
+def verify(
+    plan: Plan,
+    census: ThreadCensus,
+    facts: CgroupFacts,
+    *,
+    priority: int = 1,
+    foreign: tuple[ForeignTask, ...] = (),
+    irqs: tuple[IrqFact, ...] = (),
+) -> tuple[Finding, ...]:
+    """Every fact that is not as the plan says, errors first.
+
+    A task or interrupt that is merely allowed on the VM's CPUs is `info` where the mechanism cannot exclude it and
+    `error` inside an isolated partition, which promises exactly that.
+    """
+    mechanism = mechanism_of(plan, facts)
+    findings = (
+        *_missing(plan, census),
+        *(finding for place in targets(plan, census, facts, mechanism, priority) for finding in _thread(place, plan, facts)),
+        *_partitions(plan, census, facts, mechanism),
+        *_quotas(plan, facts),
+        *_foreign(plan, mechanism, foreign),
+        *_irqs(plan, mechanism, irqs),
+    )
+    order = {"error": 0, "warning": 1, "info": 2}
+    return tuple(sorted(findings, key=lambda one: order[one.severity]))
+
+
+def _missing(plan: Plan, census: ThreadCensus) -> Iterator[Finding]:
+    found = {thread.vcpu for thread in census.vcpus}
+    for placement in plan.vcpus:
+        if placement.vcpu not in found:
+            yield Finding(
+                code="vcpu-missing",
+                severity="error",
+                kind="vcpu",
+                id=str(placement.vcpu),
+                expected="one thread",
+                actual="none",
+                hint="QEMU reports no thread for this vCPU: describe the VM and look at its log",
+            )
+    for vcpu in sorted(vcpu for vcpu in found if vcpu is not None and vcpu not in {one.vcpu for one in plan.vcpus}):
+        yield Finding(
+            code="vcpu-unplanned",
+            severity="error",
+            kind="vcpu",
+            id=str(vcpu),
+            expected="no such vCPU",
+            actual="a running thread",
+            hint="a vCPU was plugged in behind our back and has no CPU of its own",
+        )
+
+
+def _thread(place: Target, plan: Plan, facts: CgroupFacts) -> Iterator[Finding]:
+    thread = place.thread
+    subject = f"{thread.tid} ({thread.comm})"
+    is_vcpu = thread.vcpu is not None
+    if place.group and thread.cgroup != place.group:
+        yield Finding(
+            code="vcpu-cgroup" if is_vcpu else "thread-cgroup",
+            severity="error" if is_vcpu else "warning",
+            kind="thread",
+            id=subject,
+            expected=place.group,
+            actual=thread.cgroup,
+            hint=f"moved by someone else; `quietcore apply` of the same manifest puts it back ({facts.file(place.group, '')})",
+        )
+    if is_vcpu and thread.allowed != place.cpus:
+        yield Finding(
+            code="vcpu-affinity",
+            severity="error",
+            kind="thread",
+            id=subject,
+            expected=str(place.cpus),
+            actual=str(thread.allowed),
+            hint="this vCPU may run elsewhere than planned; `quietcore apply` of the same manifest puts it back",
+        )
+    elif not is_vcpu and thread.role != "pit" and plan.strategy != "whole" and not thread.allowed.isdisjoint(plan.dedicated):
+        yield Finding(
+            code="thread-on-dedicated",
+            severity="error",
+            kind="thread",
+            id=subject,
+            expected=f"no CPU of {plan.dedicated}",
+            actual=str(thread.allowed),
+            hint="a helper thread of this VM may preempt its vCPUs; `quietcore apply` of the same manifest moves it away",
+        )
+    elif not is_vcpu and thread.allowed != place.cpus:
+        yield Finding(
+            code="thread-affinity",
+            severity="warning",
+            kind="thread",
+            id=subject,
+            expected=str(place.cpus),
+            actual=str(thread.allowed),
+        )
+    if place.policy is not None and (thread.policy, thread.priority) != (place.policy, place.priority):
+        yield Finding(
+            code="vcpu-policy",
+            severity="error",
+            kind="thread",
+            id=subject,
+            expected=f"{place.policy} {place.priority}",
+            actual=f"{thread.policy} {thread.priority}",
+            hint="a real-time vCPU lost its scheduling policy",
+        )
+
+
+def _partitions(plan: Plan, census: ThreadCensus, facts: CgroupFacts, mechanism: Mechanism) -> Iterator[Finding]:
+    if mechanism != "partition":
+        return
+    groups = [facts.home] if plan.strategy == "whole" else []
+    if plan.strategy != "whole":
+        owners = {placement.vcpu for placement in plan.vcpus if placement.pcpu is not None}
+        groups = [vcpu_group(facts, thread.vcpu) for thread in census.vcpus if thread.vcpu is not None and thread.vcpu in owners]
+    for group in groups:
+        state = facts.partition_states.get(group, "no partition")
+        if state != "isolated":
+            yield Finding(
+                code="partition-invalid",
+                severity="error",
+                kind="cgroup",
+                id=group,
+                expected="isolated",
+                actual=state,
+                hint="the kernel dropped the partition: other tasks may run on these CPUs until it is repaired",
+            )
+
+
+def _quotas(plan: Plan, facts: CgroupFacts) -> Iterator[Finding]:
+    if not plan.dedicated:
+        return
+    for group, quota in sorted(facts.quotas.items()):
+        yield Finding(
+            code="cpu-quota",
+            severity="error",
+            kind="cgroup",
+            id=group,
+            expected="no CPU quota",
+            actual=quota,
+            hint="a quota above a vCPU throttles the guest; write max to its cpu.max (v1: -1 to cpu.cfs_quota_us)",
+        )
+
+
+def _foreign(plan: Plan, mechanism: Mechanism, foreign: tuple[ForeignTask, ...]) -> Iterator[Finding]:
+    for cpu in plan.dedicated:
+        guests = [task for task in foreign if cpu in task.allowed]
+        if not guests:
+            continue
+        names = sorted({task.comm for task in guests})
+        yield Finding(
+            code="foreign-task-allowed",
+            severity="error" if mechanism == "partition" else "info",
+            kind="cpu",
+            id=str(cpu),
+            expected="only the VM's own vCPU",
+            actual=f"{len(guests)} other tasks may run here: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}",
+            hint="" if mechanism == "partition" else "this mechanism cannot exclude them; cgroup v2 partitions (Linux 6.11) can",
+        )
+
+
+def _irqs(plan: Plan, mechanism: Mechanism, irqs: tuple[IrqFact, ...]) -> Iterator[Finding]:
+    for cpu in plan.dedicated:
+        here = [irq for irq in irqs if cpu in irq.allowed]
+        for managed, severity in ((False, "error" if mechanism == "partition" else "info"), (True, "info")):
+            some = [irq for irq in here if irq.managed is managed]
+            if some:
+                listed = ", ".join(f"{irq.irq} {irq.name}".strip() for irq in some[:4])
+                yield Finding(
+                    code="irq-allowed",
+                    severity="error" if severity == "error" else "info",
+                    kind="cpu",
+                    id=str(cpu),
+                    expected="no interrupt of a device",
+                    actual=f"{len(some)} may be delivered here: {listed}{', ...' if len(some) > 4 else ''}",
+                    hint="placed by the kernel itself (managed); isolcpus=managed_irq keeps them away"
+                    if managed
+                    else "see /proc/irq/*/smp_affinity_list",
+                )
