@@ -26,7 +26,9 @@ def load_recording(text: str, *, file: str | None = None, owned: CpuSet = CpuSet
     try:
         recording: object = json.loads(text)
     except json.JSONDecodeError as err:
-        raise InputError.of((Problem(message=err.msg, file=file, line=err.lineno, column=err.colno, hint="record the machine again"),)) from err
+        raise InputError.of(
+            (Problem(message=err.msg, file=file, line=err.lineno, column=err.colno, hint="record the machine again"),)
+        ) from err
     if not isinstance(recording, dict) or recording.get("kind") != KIND:
         raise InputError.of((Problem(message=f"this is no {KIND}", file=file, field="kind"),))
     if recording.get("version") != VERSION:

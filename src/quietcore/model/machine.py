@@ -18,7 +18,8 @@ LOCAL_DISTANCE: Final = 10
 class LogicalCpu:
     """One online logical CPU and where it sits.
 
-    `core` is the lowest CPU number among the core's threads, online or not, as the kubelet numbers cores: unique on the machine.
+    `core` is the lowest CPU number among the core's online threads, as the kubelet numbers cores: unique on the machine.
+    (The kernel forgets where an offline CPU sits.)
     `socket`, `node` and `l3` are the kernel's ids; `l3` falls back to the socket id where no L3 is reported.
     `max_khz` is 0 where the kernel does not say.
     """
