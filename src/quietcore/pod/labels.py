@@ -1,0 +1,51 @@
+"""Labels, annotations and the node selector of a launcher pod."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quietcore.model import Strategy, VmSpec
+
+STRATEGY: Final = "quietcore.io/strategy"
+CPU_QUOTA: Final = "quietcore.io/compute-cpu-quota"
+TOPOLOGY_SCOPE: Final = "quietcore.io/topology-scope"
+MEMLOCK: Final = "quietcore.io/memlock"
+_LABEL_LENGTH: Final = 63
+_KUBECTL: Final = "kubectl.kubernetes.io/"
+
+
+def labels_of(spec: VmSpec, uid: str) -> dict[str, str]:
+    """The VM's own labels and KubeVirt's."""
+    name = spec.vm.name[:_LABEL_LENGTH].rstrip("-.")  # a label is shorter than a name may be
+    return {**spec.labels, "kubevirt.io": "virt-launcher", "kubevirt.io/created-by": uid, "vm.kubevirt.io/name": name}
+
+
+def annotations_of(spec: VmSpec, strategy: Strategy, *, split: bool) -> dict[str, str]:
+    """The VM's own annotations and what the node must do for this pod beyond what its resources say.
+
+    `compute-cpu-quota: max`: on cgroup v2 the vCPU threads stay below compute, so a quota there, which the kubelet writes for
+    every fractional limit, throttles them to a few per cent; it is lifted before the guest runs and the shared work is bounded
+    by its weight. `topology-scope: pod`: CPUs stand on the placeholder and memory on compute, so only the pod scope of the
+    Topology Manager can align them. `memlock: unlimited`: the launcher has no CAP_IPC_LOCK, the node raises QEMU's limit.
+    """
+    ours = {"kubevirt.io/domain": spec.vm.name, STRATEGY: strategy}
+    if split:
+        ours |= {CPU_QUOTA: "max", TOPOLOGY_SCOPE: "pod"}
+    if spec.memory.locked or spec.cpu.realtime is not None:
+        ours[MEMLOCK] = "unlimited"
+    return {key: value for key, value in spec.annotations.items() if not key.startswith(_KUBECTL)} | ours
+
+
+def node_selector_of(spec: VmSpec) -> dict[str, str]:
+    """The user's selector and the node labels that KubeVirt's node labeller sets; hugepages select by being a resource."""
+    wanted = {"kubevirt.io/schedulable": "true", "kubernetes.io/arch": spec.architecture}
+    if spec.cpu.dedicated:
+        wanted["kubevirt.io/cpumanager"] = "true"
+    if spec.cpu.realtime is not None:
+        wanted["kubevirt.io/realtime"] = "true"
+    if spec.cpu.model not in {"", "host-model", "host-passthrough"}:
+        wanted[f"cpu-model.node.kubevirt.io/{spec.cpu.model}"] = "true"
+    for feature in spec.cpu.features:
+        if feature.policy == "require":
+            wanted[f"cpu-feature.node.kubevirt.io/{feature.name}"] = "true"
+    return {**spec.node_selector, **wanted}
