@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 from tests.vm_specs import dedicated
 
@@ -19,7 +16,7 @@ def rows(name: str, array: str = "cases") -> list[dict]:
     return json.loads((VECTORS / name).read_text())[array]
 
 
-@pytest.mark.parametrize("row", rows("kubevirt_pod_cpu_count.json"), ids=str)
+@pytest.mark.parametrize("row", rows("kubevirt_pod_cpu_count"), ids=str)
 def test_the_pod_has_kubevirts_cpu_count(row):
     vcpus = row["vcpus"] or row["userCpuRequestAndLimit"]
     spec = dedicated(
@@ -33,25 +30,25 @@ def test_the_pod_has_kubevirts_cpu_count(row):
     assert cpu_count(spec, "housekeeping").total == row["podCpu"]
 
 
-@pytest.mark.parametrize("row", rows("kubevirt_pod_cpu_count.json", "derived_parity_mismatch"), ids=str)
+@pytest.mark.parametrize("row", rows("kubevirt_pod_cpu_count", "derived_parity_mismatch"), ids=str)
 def test_parity_is_the_launchers_and_kubevirts_own_pod_is_known(row):
     vcpus, io = row["vcpus"], row["supplementalIOThreads"]
     assert kubevirt_pod_cpus(vcpus, io) == row["podCpuAsShipped"]
     assert vcpus + io + emulator_cpus(vcpus, io, even_parity=True) == row["cpusThatLauncherPins"]
 
 
-@pytest.mark.parametrize("row", [row for row in rows("kubevirt_emulator_threads.json") if "emulatorCpuCount" in row], ids=str)
+@pytest.mark.parametrize("row", [row for row in rows("kubevirt_emulator_threads") if "emulatorCpuCount" in row], ids=str)
 def test_the_emulator_gets_kubevirts_number_of_cpus(row):
     assert emulator_cpus(row["cores"], 0, even_parity=row["evenParityAnnotation"]) == row["emulatorCpuCount"]
 
 
-@pytest.mark.parametrize("row", [row for row in rows("kubevirt_emulator_threads.json") if "error" in row], ids=str)
+@pytest.mark.parametrize("row", [row for row in rows("kubevirt_emulator_threads") if "error" in row], ids=str)
 def test_where_kubevirts_launcher_has_too_few_cpus_the_pod_would_have_asked_for_more(row):
     needed = row["cores"] + emulator_cpus(row["cores"], 0, even_parity=row["evenParityAnnotation"])
     assert needed > len(row["cpuset"])
 
 
-@pytest.mark.parametrize("row", rows("kubevirt_memory_overhead.json"), ids=lambda row: str(row["inputs"]))
+@pytest.mark.parametrize("row", rows("kubevirt_memory_overhead"), ids=lambda row: str(row["inputs"]))
 def test_the_memory_overhead_is_kubevirts_to_the_byte(row):
     names = {
         "req": "requested_bytes", "vc": "vcpus", "gfx": "graphics", "arm": "arm64", "vfio": "vfio", "tpm": "tpm", "sev": "sev",
