@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from tests.conformance.tables import table
 from tests.vm_specs import dedicated
 
 from quietcore.model import GuestTopology, IoThreads
 from quietcore.pod import OverheadInputs, cpu_count, emulator_cpus, memory_overhead
 from quietcore.pod.differences import kubevirt_pod_cpus
 
-VECTORS = Path(__file__).parents[1] / "data" / "vectors"
 
-
-def rows(name: str, array: str = "cases") -> list[dict]:
-    return json.loads((VECTORS / name).read_text())[array]
+def rows(name, array="cases"):
+    return table(name)[array]
 
 
 @pytest.mark.parametrize("row", rows("kubevirt_pod_cpu_count"), ids=str)
