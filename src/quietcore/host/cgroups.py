@@ -1,0 +1,190 @@
+"""The cgroup hierarchy that carries cpuset: where it is, what stands around a VM, and whether isolated partitions work.
+
+What the kernel can do is decided by a probe in scratch groups with read-back, never by its version: cpuset.cpus.exclusive
+exists from Linux 6.7 on, but is independent of cpuset.cpus only since commit 737bb142a00d (6.11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Literal
+
+from quietcore.host.fs import HostFs
+from quietcore.model import CgroupFacts, CpuSet, ThreadCensus
+
+OWN_ROOT: Final = "/quietcore"
+_PROBE: Final = "/quietcore-probe"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hierarchy:
+    """The mounted hierarchy with the cpuset controller; `mount` is "" where there is none."""
+
+    version: Literal[1, 2]
+    mount: str
+    writable: bool
+    systemd: bool
+
+
+def hierarchy(fs: HostFs) -> Hierarchy:
+    """Find the hierarchy. A v1 cpuset mount wins over an empty v2 one (a hybrid host)."""
+    mounts = [line.split() for line in fs.read_or("/proc/self/mounts", "").splitlines()]
+    systemd = fs.is_dir("/run/systemd/system")
+    for fields in mounts:
+        if len(fields) > 3 and fields[2] == "cgroup" and "cpuset" in fields[3].split(","):
+            return Hierarchy(version=1, mount=fields[1], writable="rw" in fields[3].split(","), systemd=systemd)
+    for fields in mounts:
+        if len(fields) > 3 and fields[2] == "cgroup2" and "cpuset" in fs.read_or(f"{fields[1]}/cgroup.controllers", "").split():
+            return Hierarchy(version=2, mount=fields[1], writable="rw" in fields[3].split(","), systemd=systemd)
+    return Hierarchy(version=2, mount="", writable=False, systemd=systemd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """Whether a remote isolated partition can be made, and the sentence when not."""
+
+    works: bool
+    why_not: str = ""
+
+
+def probe_partitions(fs: HostFs, tree: Hierarchy, cpu: int) -> Probe:
+    """Make an isolated partition of `cpu` two levels down, read it back and remove it. `cpu` should be about to be dedicated."""
+    if tree.version == 1 or not tree.writable:
+        return Probe(works=False, why_not="cgroup v1 has no isolated partitions" if tree.version == 1 else "no cgroup can be written")
+    outer, inner = f"{tree.mount}{_PROBE}", f"{tree.mount}{_PROBE}/inner"
+    try:
+        with ExitStack() as undo:
+            fs.write(f"{tree.mount}/cgroup.subtree_control", "+cpuset")
+            for group in (outer, inner):
+                with suppress(FileExistsError):  # left over from a probe that was killed
+                    fs.mkdir(group)
+                undo.callback(fs.rmdir, group)
+                fs.write(f"{group}/cpuset.cpus.exclusive", str(cpu))
+                if group == outer:
+                    fs.write(f"{group}/cgroup.subtree_control", "+cpuset")
+            fs.write(f"{inner}/cpuset.cpus.partition", "isolated")
+            undo.callback(fs.write, f"{inner}/cpuset.cpus.partition", "member")
+            state = fs.read(f"{inner}/cpuset.cpus.partition").strip()
+    except FileNotFoundError as err:
+        return Probe(works=False, why_not=f"this kernel has no {str(err.filename or '').rpartition('/')[2] or 'exclusive cpusets'}")
+    except OSError as err:
+        return Probe(works=False, why_not=f"the kernel refused an isolated partition in a scratch group: {err.strerror or err}")
+    return Probe(works=True) if state == "isolated" else Probe(works=False, why_not=f"the kernel answered {state!r} to a scratch partition")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Groups:
+    """The groups of one VM before anything else is known of them."""
+
+    layout: Literal["libvirt", "bare", "none"]
+    home: str
+    vcpus: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    io: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    emulator: str = ""
+    why_none: str = ""
+
+
+def groups_of(fs: HostFs, tree: Hierarchy, census: ThreadCensus, domain: str) -> Groups:
+    """Recognise libvirt's layout by its emulator group, whichever group the threads stand in now."""
+    own_home = f"{OWN_ROOT}/{domain}"
+    if not tree.writable:
+        return Groups(layout="none", home="/", why_none="no cpuset hierarchy can be written here")
+    main = next((thread.cgroup for thread in census.threads if thread.tid == census.pid), "/")
+    candidates = [main.rpartition("/")[0], *(thread.cgroup.rpartition("/")[0] for thread in census.threads)]
+    for home in candidates:
+        if home and not home.startswith(OWN_ROOT + "/") and fs.is_dir(f"{tree.mount}{home}/emulator"):
+            return Groups(
+                layout="libvirt",
+                home=home,
+                vcpus=_numbered(fs, tree, home, "vcpu"),
+                io=_numbered(fs, tree, home, "iothread"),
+                emulator=f"{home}/emulator",
+            )
+    if tree.version == 2 and tree.systemd:
+        return Groups(
+            layout="none",
+            home="/",
+            why_none="systemd owns this cgroup tree and would silently drop a cpuset below a directory that is no unit:"
+            " use libvirt's default cgroup_controllers",
+        )
+    return Groups(layout="bare", home=own_home)
+
+
+def _numbered(fs: HostFs, tree: Hierarchy, home: str, prefix: str) -> Mapping[int, str]:
+    names = [name for name in fs.listdir(f"{tree.mount}{home}") if name.startswith(prefix) and name[len(prefix) :].isdigit()]
+    return MappingProxyType({int(name[len(prefix) :]): f"{home}/{name}" for name in names})
+
+
+def facts(fs: HostFs, tree: Hierarchy, groups: Groups, probe: Probe) -> CgroupFacts:
+    """Read everything that isolation must know around one VM."""
+    bare = CgroupFacts(
+        version=tree.version,
+        mount=tree.mount,
+        layout=groups.layout,
+        home=groups.home,
+        vcpu_groups=groups.vcpus,
+        io_groups=groups.io,
+        emulator_group=groups.emulator,
+        partitions=probe.works and groups.layout != "none",
+        why_not=groups.why_none or probe.why_not,
+    )
+    if groups.layout == "none":
+        return bare
+    exclusive, quotas, states = {}, {}, {}
+    for level in bare.levels:
+        text = fs.read_or(bare.file(level, "cpuset.cpus.exclusive"), "none")
+        if text != "none":
+            exclusive[level] = CpuSet.parse(text)
+        quota = _quota(fs, tree, bare, level)
+        if quota:
+            quotas[level] = quota
+    home = f"{tree.mount}{groups.home}"
+    children = [f"{groups.home}/{name}" for name in fs.listdir(home) if fs.is_dir(f"{home}/{name}")] if fs.is_dir(home) else []
+    for group in (groups.home, *children):
+        state = fs.read_or(bare.file(group, "cpuset.cpus.partition"), "").strip()
+        if state:
+            states[group] = state
+    return CgroupFacts(
+        version=tree.version,
+        mount=tree.mount,
+        layout=groups.layout,
+        home=groups.home,
+        vcpu_groups=groups.vcpus,
+        io_groups=groups.io,
+        emulator_group=groups.emulator,
+        partitions=bare.partitions,
+        why_not=bare.why_not,
+        exclusive=MappingProxyType(exclusive),
+        partition_states=MappingProxyType(states),
+        quotas=MappingProxyType(quotas),
+        weights=tree.version == 2 and _has_weight(fs, tree, groups),
+        root_cpus=CpuSet.parse(fs.read_or(f"{tree.mount}/cpuset.cpus", "") or fs.read_or(f"{tree.mount}/cpuset.cpus.effective", "")),
+        root_mems=(fs.read_or(f"{tree.mount}/cpuset.mems", "") or fs.read_or(f"{tree.mount}/cpuset.mems.effective", "0")).strip(),
+    )
+
+
+def _has_weight(fs: HostFs, tree: Hierarchy, groups: Groups) -> bool:
+    if groups.layout == "bare":
+        return "cpu" in fs.read_or(f"{tree.mount}/cgroup.controllers", "").split()
+    return any(fs.exists(f"{tree.mount}{group}/cpu.weight") for group in groups.vcpus.values())
+
+
+def _quota(fs: HostFs, tree: Hierarchy, facts_: CgroupFacts, level: str) -> str:
+    """The finite CPU quota of a level as the kernel prints it, "" for none."""
+    if tree.version == 2:
+        text = fs.read_or(facts_.file(level, "cpu.max"), "max").strip()
+        return "" if text.startswith("max") else text
+    cpu_mount = _v1_cpu_mount(fs)
+    text = fs.read_or(f"{cpu_mount}{level}/cpu.cfs_quota_us", "-1").strip() if cpu_mount else "-1"
+    return "" if text.startswith("-") else text
+
+
+def _v1_cpu_mount(fs: HostFs) -> str:
+    for line in fs.read_or("/proc/self/mounts", "").splitlines():
+        fields = line.split()
+        if len(fields) > 3 and fields[2] == "cgroup" and "cpu" in fields[3].split(","):
+            return fields[1]
+    return ""
