@@ -1,6 +1,7 @@
 """Keeping everything that is not a vCPU off a VM's CPUs: pure functions from a plan and what the kernel shows to steps and findings."""
 
+from quietcore.isolation.irqs import irq_steps
 from quietcore.isolation.steps import Isolation, isolate, mechanism_of, refreshed, released
 from quietcore.isolation.verify import ForeignTask, IrqFact, verify
 
-__all__ = ["ForeignTask", "IrqFact", "Isolation", "isolate", "mechanism_of", "refreshed", "released", "verify"]
+__all__ = ["ForeignTask", "IrqFact", "Isolation", "irq_steps", "isolate", "mechanism_of", "refreshed", "released", "verify"]

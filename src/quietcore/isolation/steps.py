@@ -147,9 +147,8 @@ def _threaded(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator[
 def _cpuset_v1(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator[Step]:
     if facts.layout == "bare":
         children = [f"{facts.home}/{HOUSEKEEPING}", *(vcpu_group(facts, thread.vcpu or 0) for thread in census.vcpus)]
-        for level in facts.levels[:-1]:
-            yield from _v1_group(facts, level, facts.root_cpus)
-        yield from _v1_group(facts, facts.home, _everything(plan))
+        for level in facts.levels:
+            yield from _v1_group(facts, level, facts.root_cpus)  # a parent narrower than a child is EBUSY: only leaves are narrow
         for group in children:
             yield MakeGroup(path=f"{facts.mount}{group}")
             yield SetValue(path=facts.file(group, "cpuset.mems"), value=facts.root_mems, readback="cpus")
@@ -193,7 +192,7 @@ def _no_quota(facts: CgroupFacts) -> Iterator[Step]:
     """vCPU threads stay below these levels, so a finite quota on any of them would throttle the guest to a few per cent."""
     for level in facts.levels:
         if level in facts.quotas:
-            yield SetValue(path=facts.file(level, "cpu.max"), value="max", readback="words")
+            yield SetValue(path=facts.file(level, "cpu.max"), value="max", readback="prefix")
 
 
 def _non_vcpu(plan: Plan, facts: CgroupFacts | None = None) -> CpuSet:

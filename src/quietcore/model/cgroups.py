@@ -60,11 +60,15 @@ class MakeGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetValue:
-    """Write a kernel file. `readback` says how the kernel's answer is compared: as a CPU list, exactly, or as "holds these words"."""
+    """Write a kernel file. `readback` says how the kernel's answer is compared.
+
+    `cpus`: as CPU lists; `exact`; `prefix`: the answer begins with the value ("max" reads back as "max 100000");
+    `words`: controllers to enable ("+cpuset +cpu"), never undone, because others may use them by then.
+    """
 
     path: str
     value: str
-    readback: Literal["cpus", "exact", "words"] = "exact"
+    readback: Literal["cpus", "exact", "prefix", "words"] = "exact"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

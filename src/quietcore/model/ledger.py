@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
+from quietcore.model.cgroups import SetScheduler
 from quietcore.model.cpuset import CpuSet, union
 from quietcore.model.plan import Plan
 from quietcore.model.spec import VmName, VmSpec
@@ -19,7 +22,7 @@ class Entry:
     `plan` is None for a VM that is stopped: it owns nothing. `phase` is the intent: `creating` and `deleting` were recorded
     before the first write to the host, so a command that was killed leaves one of them for the next command to finish or undo.
     `digest` identifies the manifest's text, for "nothing changed"; `boot_id` is the host's at the time of the start;
-    `files` are paths that belong to the VM and go with it.
+    `directory` holds the files that belong to the VM and go with it. `restore` gives per-CPU kernel threads back what they had.
     """
 
     spec: VmSpec
@@ -29,7 +32,8 @@ class Entry:
     plan: Plan | None = None
     boot_id: str = ""
     domain_uuid: str = ""
-    files: tuple[str, ...] = ()
+    directory: str = ""
+    restore: tuple[SetScheduler, ...] = ()
 
     @property
     def vm(self) -> VmName:
@@ -39,9 +43,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """All VMs, sorted by name. Raises ValueError for a CPU with two owners or a VM that is listed twice."""
+    """All VMs, sorted by name. Raises ValueError for a CPU with two owners or a VM that is listed twice.
+
+    `irqs` keeps the CPUs (as a list text) that an interrupt was allowed on before we moved it off dedicated ones.
+    """
 
     entries: tuple[Entry, ...] = ()
+    irqs: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         names = [entry.vm for entry in self.entries]
@@ -74,8 +82,8 @@ class Ledger:
     def with_entry(self, entry: Entry) -> Ledger:
         """This ledger with one entry added or replaced."""
         rest = tuple(other for other in self.entries if other.vm != entry.vm)
-        return Ledger(entries=tuple(sorted((*rest, entry), key=lambda one: one.vm)))
+        return replace(self, entries=tuple(sorted((*rest, entry), key=lambda one: one.vm)))
 
     def without(self, vm: VmName) -> Ledger:
         """This ledger without one VM."""
-        return Ledger(entries=tuple(entry for entry in self.entries if entry.vm != vm))
+        return replace(self, entries=tuple(entry for entry in self.entries if entry.vm != vm))
