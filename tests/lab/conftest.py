@@ -1,0 +1,21 @@
+"""Connects the lab's plugin: the outer side boots labs, the inner side runs there."""
+
+import pytest
+
+from lab.plugin import INSIDE, Inside, Outside, rows_of
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Inside(config) if INSIDE else Outside(), "quietcore-lab")
+
+
+def pytest_generate_tests(metafunc):
+    wanted = rows_of(metafunc.definition)
+    if wanted:
+        metafunc.parametrize("row", [str(row) for row in wanted], indirect=True, scope="session")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def row(request):
+    """The row that a lab test runs on, such as "2s4n16c-6.12"; "" for a test that runs outside."""
+    return getattr(request, "param", "")
