@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+
 from lab.inside import read
 from lab.machines import OLDER, machine_named
-
 from quietcore.model import CpuSet
 
 SYSTEM = Path("/sys/devices/system")
