@@ -55,7 +55,7 @@ def distribute(
     choice = choose(free, count, group_size, _fewest_nodes(topology, count, group_size), compat)
     if choice is None:
         return pack(topology, available, count, strategy=strategy, compat=compat)
-    deal = _Deal(topology, available, order, group_size, strategy, compat)
+    deal = _Deal(topology, available, order, group_size=group_size, strategy=strategy, compat=compat)
     dealt = deal.run(choice, count)
     if dealt is None:  # a kubelet of 1.36 would go round in its overwritten remainder for ever
         return distribute(topology, available, count, group_size=group_size, strategy=strategy, compat="fixed")
@@ -74,7 +74,7 @@ class _Deal:
     __slots__ = ("compat", "free", "group_size", "order", "steps", "strategy", "topology")
 
     def __init__(
-        self, topology: CpuTopology, available: CpuSet, order: Groups, group_size: int, strategy: Strategy, compat: Compat
+        self, topology: CpuTopology, available: CpuSet, order: Groups, *, group_size: int, strategy: Strategy, compat: Compat
     ) -> None:
         self.topology = topology
         self.free = available.mask

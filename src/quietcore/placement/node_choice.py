@@ -210,7 +210,7 @@ def _layer(after: tuple[_Layer, _Layer], phase: int, roles: _Options, size: int)
         row = after[phase][left]
         for taken, cost, then in roles:
             source = after[then][left - 1]
-            row = row[:taken] + [a if a <= b + cost else b + cost for a, b in zip(row[taken:], source, strict=False)]
+            row = row[:taken] + [min(a, b + cost) for a, b in zip(row[taken:], source, strict=False)]
         layer.append(row)
     return layer
 

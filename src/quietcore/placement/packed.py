@@ -17,7 +17,6 @@ from quietcore.placement.topology import Children, CpuTopology, Group, Groups
 Strategy: TypeAlias = Literal["packed", "spread"]
 """`packed` fills whole cores first; `spread` goes by CPU number (distribute-cpus-across-cores)."""
 
-_Key: TypeAlias = Callable[[Group], tuple[int, int]]
 SMT_PAIR: Final = 2
 """The kubelet tests the parity of a request with 2, whatever the number of threads per core."""
 
@@ -134,16 +133,16 @@ class _Accumulator:
         chapters.append(self._take_rest)
         for chapter in chapters:
             chapter()
-            if self.satisfied:
+            if self.satisfied():
                 return Taken(cpus=CpuSet(self.result), steps=tuple(self.steps))
         return Refusal(message="failed to allocate cpus", reason="UnexpectedAdmissionError")
 
-    @property
     def satisfied(self) -> bool:
+        """Whether enough was taken."""
         return self.need < 1
 
-    @property
     def failed(self) -> bool:
+        """Whether what is free can no longer be enough."""
         return self.need > self.free.bit_count()
 
     def take(self, mask: int, rule: str = "") -> None:
@@ -239,10 +238,10 @@ class _Accumulator:
         for uncore in self.uncores():
             if self.need >= self.topology.cpus_per_uncore:
                 self._walk(self.free_uncores(), "whole L3 group")
-            if self.satisfied:
+            if self.satisfied():
                 return
             self._take_part_of_uncore(uncore)
-            if self.satisfied:
+            if self.satisfied():
                 return
 
     def _take_part_of_uncore(self, uncore: Group) -> None:
@@ -271,5 +270,5 @@ class _Accumulator:
             if self._was_taken(1 << cpu):
                 continue
             self.take(1 << cpu, "single thread" if self.strategy == "packed" else "by CPU number")
-            if self.satisfied:
+            if self.satisfied():
                 return
