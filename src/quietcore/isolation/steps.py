@@ -184,7 +184,7 @@ def _own_home(census: ThreadCensus, facts: CgroupFacts) -> Iterator[Step]:
 
 def _threaded_group(facts: CgroupFacts, group: str) -> Iterator[Step]:
     yield MakeGroup(path=f"{facts.mount}{group}")
-    yield SetValue(path=facts.file(group, "cgroup.type"), value="threaded")
+    yield SetValue(path=facts.file(group, "cgroup.type"), value="threaded", readback="words")  # for good: nothing turns it back
     yield SetValue(path=facts.file(facts.home, "cgroup.subtree_control"), value="+cpuset +cpu", readback="words")
 
 

@@ -63,7 +63,8 @@ class SetValue:
     """Write a kernel file. `readback` says how the kernel's answer is compared.
 
     `cpus`: as CPU lists; `exact`; `prefix`: the answer begins with the value ("max" reads back as "max 100000");
-    `words`: controllers to enable ("+cpuset +cpu"), never undone, because others may use them by then.
+    `words`: the answer holds these words ("+cpuset +cpu", "threaded"); never undone, because others may use the
+    controllers by then and a group stays threaded for good.
     """
 
     path: str
