@@ -57,14 +57,19 @@ def refreshed(plan: Plan, shared: CpuSet) -> Plan:
 
 
 def isolate(
-    plan: Plan, census: ThreadCensus, facts: CgroupFacts, *, priority: int = 1, cpu_kthreads: tuple[HostThread, ...] = ()
+    plan: Plan,
+    census: ThreadCensus,
+    facts: CgroupFacts,
+    mechanism: Mechanism,
+    *,
+    priority: int = 1,
+    cpu_kthreads: tuple[HostThread, ...] = (),
 ) -> Isolation:
-    """The steps for one VM.
+    """The steps for one VM, by the mechanism that was chosen when it started (`mechanism_of`).
 
     `cpu_kthreads` are the per-CPU kernel threads (ksoftirqd, ktimers, rcuc, rcub) of the real-time vCPUs' CPUs: they are
     raised above `priority` before any vCPU becomes SCHED_FIFO, because a polling guest would otherwise hang the host.
     """
-    mechanism = mechanism_of(plan, facts)
     places = targets(plan, census, facts, mechanism, priority)
     groups: tuple[Step, ...]
     match mechanism:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from quietcore.isolation.steps import mechanism_of
 from quietcore.isolation.targets import Target, targets, vcpu_group
 from quietcore.model import CgroupFacts, CpuSet, Finding, Mechanism, Plan, ThreadCensus
 
@@ -34,6 +33,7 @@ def verify(
     plan: Plan,
     census: ThreadCensus,
     facts: CgroupFacts,
+    mechanism: Mechanism,
     *,
     priority: int = 1,
     foreign: tuple[ForeignTask, ...] = (),
@@ -44,7 +44,6 @@ def verify(
     A task or interrupt that is merely allowed on the VM's CPUs is `info` where the mechanism cannot exclude it and
     `error` inside an isolated partition, which promises exactly that.
     """
-    mechanism = mechanism_of(plan, facts)
     findings = (
         *_missing(plan, census),
         *(finding for place in targets(plan, census, facts, mechanism, priority) for finding in _thread(place, plan, facts)),

@@ -11,6 +11,7 @@ from quietcore.model.cgroups import SetScheduler
 from quietcore.model.cpuset import CpuSet, union
 from quietcore.model.plan import Plan
 from quietcore.model.spec import VmName, VmSpec
+from quietcore.model.threads import Mechanism
 
 Phase: TypeAlias = Literal["creating", "running", "stopped", "deleting"]
 
@@ -22,6 +23,8 @@ class Entry:
     `plan` is None for a VM that is stopped: it owns nothing. `phase` is the intent: `creating` and `deleting` were recorded
     before the first write to the host, so a command that was killed leaves one of them for the next command to finish or undo.
     `digest` identifies the manifest's text, for "nothing changed"; `boot_id` is the host's at the time of the start;
+    `known` says that the VM was in the books before this start, so that undoing the start leaves it there, stopped.
+    `mechanism`, `limits` and `cgroup_home` are what isolation chose when the VM started.
     `directory` holds the files that belong to the VM and go with it. `restore` gives per-CPU kernel threads back what they had.
     """
 
@@ -32,6 +35,10 @@ class Entry:
     plan: Plan | None = None
     boot_id: str = ""
     domain_uuid: str = ""
+    known: bool = False
+    mechanism: Mechanism = "affinity"
+    limits: tuple[str, ...] = ()
+    cgroup_home: str = ""
     directory: str = ""
     restore: tuple[SetScheduler, ...] = ()
 

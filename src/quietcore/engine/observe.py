@@ -1,0 +1,64 @@
+"""One VM as the kernel and libvirt show it now: its threads, its cgroups, and everybody else on its CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from quietcore.engine.world import World
+from quietcore.errors import OperationFailed
+from quietcore.host import cgroups, irqs, threads
+from quietcore.isolation import verify
+from quietcore.model import CgroupFacts, CpuSet, Entry, Finding, Plan, ThreadCensus, VmName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """The threads of a running VM and the cgroups around them."""
+
+    census: ThreadCensus
+    facts: CgroupFacts
+
+
+def observe(world: World, vm: VmName, *, probe_cpu: int | None = None) -> Observation:
+    """Look at a running VM. `probe_cpu` asks for the probe of isolated partitions, on a CPU that is about to be dedicated.
+
+    Raises OperationFailed when the VM ends while we look.
+    """
+    answer = world.hypervisor.threads(vm.domain)
+    tree = cgroups.hierarchy(world.fs)
+    try:
+        pid = threads.process_of(world.fs, next(iter(answer.vcpus)))
+        census = threads.census(world.fs, world.control, pid, vcpus=answer.vcpus, iothreads=answer.iothreads, version=tree.version)
+    except (OSError, StopIteration) as err:
+        raise OperationFailed(
+            f"{vm}: QEMU ended while its threads were counted", hint=f"see /var/log/libvirt/qemu/{vm.domain}.log"
+        ) from err
+    groups = cgroups.groups_of(world.fs, tree, census, vm.domain)
+    probe = cgroups.Probe(works=False)
+    if probe_cpu is not None and groups.layout != "none":
+        probe = cgroups.probe_partitions(world.fs, tree, probe_cpu)
+    return Observation(census=census, facts=cgroups.facts(world.fs, tree, groups, probe))
+
+
+def findings_of(world: World, entry: Entry, plan: Plan, seen: Observation, *, own: Iterable[int] = ()) -> tuple[Finding, ...]:
+    """Check a VM against its plan, with everybody else who may run on its CPUs. `own` are the processes of our VMs."""
+    cpus = plan.dedicated
+    realtime = entry.spec.cpu.realtime
+    return verify(
+        plan,
+        seen.census,
+        seen.facts,
+        entry.mechanism,
+        priority=realtime.priority if realtime else 1,
+        foreign=threads.foreign_tasks(world.fs, cpus, {seen.census.pid, *own}) if cpus else (),
+        irqs=irqs.irqs(world.fs) if cpus else (),
+    )
+
+
+def pool(entries: Iterable[Entry], usable: CpuSet) -> CpuSet:
+    """The shared pool: every usable CPU that no VM of the ledger owns."""
+    for entry in entries:
+        if entry.plan is not None:
+            usable -= entry.plan.exclusive
+    return usable
