@@ -102,7 +102,10 @@ class _Search:
     def run(self, compat: Compat) -> Choice:
         taken = self.size * self.share + self.rest * self.group
         before, after = sum(cpus * cpus for cpus in self.free), sum(self.free) - taken
-        tables = [_table([self._roles(at, rounds) for at in range(len(self.free))], self.size, self.rest) for rounds in self._rounds()]
+        tables = [
+            _table([self._roles(at, rounds) for at in range(len(self.free))], self.size, self.rest, exactly=True)
+            for rounds in self._rounds()
+        ]
         least = min(table.layers[0][1][self.size][self.rest] for table in tables)
         best = _score_of(len(self.free), after, before + least)
         bound = _most_squares(len(self.free), after, best) - before
@@ -149,7 +152,7 @@ class _Search:
             return ()
         base = sum(self._cost(at, 0) for at in members)
         able = [at for at in members if self.groups[at] > 0]
-        tables = [_table([self._relative(at, rounds) for at in able], len(able), self.rest) for rounds in self._rounds()]
+        tables = [_table([self._relative(at, rounds) for at in able], len(able), self.rest, exactly=False) for rounds in self._rounds()]
         for count in range(len(able), 0, -1):
             if any(table.layers[0][1][count][self.rest] + base <= bound for table in tables):
                 return tuple(able[at] for at in _first_within(tables, count, self.rest, bound - base))
@@ -191,27 +194,38 @@ def _next_subset(members: tuple[int, ...], nodes: int) -> tuple[int, ...] | None
     return None
 
 
-def _table(options: list[tuple[_Options, _Options]], size: int, rest: int) -> _Table:
-    """Fill the table from the last node to the first."""
-    empty = [[NEVER] * (rest + 1) for _ in range(size + 1)]
-    end = [row[:] for row in empty]
-    end[0][0] = 0
+def _table(options: list[tuple[_Options, _Options]], size: int, rest: int, *, exactly: bool) -> _Table:
+    """Fill the table from the last node to the first; with `exactly`, only for subsets of all nodes of that very size."""
+    never = [NEVER] * (rest + 1)
+    end = [never] * (size + 1)
+    end[0] = [0, *never[1:]]
     layers = [(end, end)]
+    behind = 0
+    before = sum(bool(roles[0]) for roles in options)
     for roles in reversed(options):
         after = layers[-1]
-        layers.append((_layer(after, 0, roles[0], size), _layer(after, 1, roles[1], size)))
+        if not roles[0]:
+            layers.append(after)
+            continue
+        behind, before = behind + 1, before - 1
+        lefts = range(max(size - before, 0) if exactly else 0, min(size, behind) + 1)
+        layers.append((_layer(after, 0, roles[0], lefts, never), _layer(after, 1, roles[1], lefts, never)))
     layers.reverse()
     return _Table(options=tuple(options), layers=layers)
 
 
-def _layer(after: tuple[_Layer, _Layer], phase: int, roles: _Options, size: int) -> _Layer:
-    layer = [after[phase][0]]
-    for left in range(1, size + 1):
+def _layer(after: tuple[_Layer, _Layer], phase: int, roles: _Options, lefts: range, never: _Row) -> _Layer:
+    """One node more: for each number of members still to choose the cheapest of leaving it out and of every role."""
+    layer = [never] * len(after[phase])
+    for left in lefts:
         row = after[phase][left]
-        for taken, cost, then in roles:
+        for taken, cost, then in roles if left else ():
             source = after[then][left - 1]
-            row = row[:taken] + [min(a, b + cost) for a, b in zip(row[taken:], source, strict=False)]
-        layer.append(row)
+            if source is never:
+                continue
+            offered = [known if known <= (offer := one + cost) else offer for known, one in zip(row[taken:], source, strict=False)]
+            row = row[:taken] + offered if taken else offered
+        layer[left] = row
     return layer
 
 
