@@ -1,0 +1,22 @@
+"""Between a plan and libvirt's domain XML, both ways, one file per concern. Pure: schemas and files are handed in."""
+
+from quietcore.domain.build import Build, DiskFile
+from quietcore.domain.facts import facts
+from quietcore.domain.identity import NAMESPACE, domain_uuid
+from quietcore.domain.iothreads import IoLayout, io_layout
+from quietcore.domain.render import Rendered, compose, render
+from quietcore.domain.schema import validate
+
+__all__ = [
+    "NAMESPACE",
+    "Build",
+    "DiskFile",
+    "IoLayout",
+    "Rendered",
+    "compose",
+    "domain_uuid",
+    "facts",
+    "io_layout",
+    "render",
+    "validate",
+]

@@ -12,6 +12,7 @@ from quietcore.model.cgroups import (
     Step,
 )
 from quietcore.model.cpuset import CpuSet, union
+from quietcore.model.domain import DomainDisk, DomainFacts, VcpuSched
 from quietcore.model.ledger import Entry, Ledger, Phase
 from quietcore.model.machine import LogicalCpu, Machine, NumaNode
 from quietcore.model.options import Compat, CpuPolicyOptions, Options, TopologyPolicy, TopologyScope
@@ -71,6 +72,8 @@ __all__ = [
     "CpuSet",
     "CpuSpec",
     "Disk",
+    "DomainDisk",
+    "DomainFacts",
     "EmptyDisk",
     "Entry",
     "Finding",
@@ -120,6 +123,7 @@ __all__ = [
     "TopologyPolicy",
     "TopologyScope",
     "VcpuPlacement",
+    "VcpuSched",
     "VmName",
     "VmSpec",
     "union",
