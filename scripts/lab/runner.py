@@ -92,6 +92,11 @@ class Lab:
         self._kill()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
+    @property
+    def pid(self) -> int | None:
+        """QEMU's process id, None before the first boot."""
+        return None if self._process is None else self._process.pid
+
     def run(self) -> Outcome:
         """Wait for the end."""
         while (outcome := self.advance()) is None:
@@ -182,14 +187,14 @@ class Lab:
 
 def check_prerequisites(machine: LabMachine) -> None:
     """Raise LabUnavailableError, one sentence with the fix, when this host cannot boot the machine."""
-    if os.geteuid() != 0:
-        raise LabUnavailableError("the lab shares the host's root file system and needs root: run it as root")
     for program, package in ((qemu.QEMU, "qemu-system-x86"), ("busybox", "busybox-static"), ("depmod", "kmod")):
         if shutil.which(program) is None:
             raise LabUnavailableError(f"the lab needs {program}: run `apt-get install {package}` (or `bash scripts/setup.sh lab`)")
     available, needed = available_memory_mib(Path("/proc/meminfo").read_text()), machine.memory_mib + SPARE_MIB
     if available < needed:
         raise LabUnavailableError(f"lab machine {machine.name} needs {needed} MiB of memory and {available} MiB are available: free some")
+    if os.geteuid() != 0:
+        raise LabUnavailableError("the lab shares the host's root file system and needs root: run it as root")
 
 
 def available_memory_mib(meminfo: str) -> int:

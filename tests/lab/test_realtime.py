@@ -74,7 +74,9 @@ def test_only_a_fair_server_of_no_runtime_leaves_the_cpu_to_the_realtime_task(ol
     if older:
         assert not FAIR_SERVER.parent.parent.exists()
         return
-    with restored(FAIR_SERVER) as runtime, ordinary_task_below_a_realtime_one() as ordinary:
+    # With throttling on, the write is refused with EBUSY once throttling has been off and on again in this boot (6.12.117).
+    with restored(THROTTLING) as throttling, restored(FAIR_SERVER) as runtime, ordinary_task_below_a_realtime_one() as ordinary:
+        write(throttling, "-1")
         write(runtime, "0")
         starves(ordinary)
 
