@@ -10,7 +10,7 @@ from typing import Final
 from quietcore.model import CpuSet, LauncherPod
 from quietcore.model.pod import Container
 from quietcore.placement.cpu_state import CpuState
-from quietcore.placement.hints import Demand, HintFamily, ProviderHints, fewest_nodes, mask_of
+from quietcore.placement.hints import Demand, HintFamily, Hints, ProviderHints, fewest_nodes, mask_of
 from quietcore.placement.pod_level import pod_count
 from quietcore.placement.static_policy import StaticPolicy, counts
 
@@ -64,11 +64,11 @@ def requested_by_pod(policy: StaticPolicy, pod: LauncherPod) -> int:
     return max(peak, lasting)
 
 
-def cpu_hints(policy: StaticPolicy, available: CpuSet, reusable: CpuSet, count: int) -> HintFamily:
+def cpu_hints(policy: StaticPolicy, available: CpuSet, reusable: CpuSet, count: int) -> Hints:
     """The hints for `count` CPUs from the available ones and all of the reusable ones.
 
     The smallest number of nodes counts all CPUs of the machine, reserved and used ones too: a request that would fit one empty
-    node is preferred on one node only (kubernetes issue 84597).
+    node is preferred on one node only (kubernetes issue 84597). Empty where not even all nodes together hold the request.
     """
     topology = policy.topology
     sizes = {node.id: node.mask.bit_count() for node in topology.nodes}
@@ -76,14 +76,16 @@ def cpu_hints(policy: StaticPolicy, available: CpuSet, reusable: CpuSet, count: 
     free = {node.id: (node.mask & available.mask & ~reusable.mask).bit_count() for node in topology.nodes}
     per_socket = topology.num_nodes // topology.num_sockets if topology.num_sockets else 0
     aligned = policy.options.align_by_socket and per_socket > 0
-    return HintFamily(
+    sockets = tuple(mask_of(node.id for node, _ in topology.nodes_of_socket[socket.id]) for socket in topology.sockets)
+    family = HintFamily(
         within=mask_of(sizes),
         demands=(Demand(amounts=free, wanted=count - len(reusable)),),
         must=mask_of(node.id for node in topology.nodes if node.mask & reusable.mask),
         preferred_size=smallest,
-        sockets=tuple(mask_of(node.id for node, _ in topology.nodes_of_socket[socket.id]) for socket in topology.sockets) if aligned else (),
+        sockets=sockets if aligned else (),
         preferred_sockets=-(-smallest // per_socket) if aligned else 0,
     )
+    return family if family.within in family else ()
 
 
 def _left_out(policy: StaticPolicy, pod: LauncherPod) -> bool:

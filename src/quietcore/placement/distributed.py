@@ -123,6 +123,5 @@ def _accounting_error(need: int) -> Refusal:
     message = f"accounting error, {fault} CPUs allocated, remaining: {need}"
     return Refusal(
         message=message,
-        reason="UnexpectedAdmissionError",
         reasons=(Reason(constraint="distribution", message=message, wanted=str(need), free="0"),),
     )

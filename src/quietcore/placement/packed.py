@@ -100,7 +100,6 @@ def not_enough(available: CpuSet, count: int) -> Refusal:
     message = f"not enough cpus available to satisfy request: requested={count}, available={len(available)}"
     return Refusal(
         message=message,
-        reason="UnexpectedAdmissionError",
         reasons=(Reason(constraint="cpus", message=message, wanted=str(count), free=str(len(available))),),
     )
 
@@ -135,7 +134,7 @@ class _Accumulator:
             chapter()
             if self.satisfied():
                 return Taken(cpus=CpuSet(self.result), steps=tuple(self.steps))
-        return Refusal(message="failed to allocate cpus", reason="UnexpectedAdmissionError")
+        return Refusal(message="failed to allocate cpus")
 
     def satisfied(self) -> bool:
         """Whether enough was taken."""

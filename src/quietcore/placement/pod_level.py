@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Final
 
 from quietcore.model import Container, CpuSet, LauncherPod, Reason, Refusal
 from quietcore.placement.allocator import allocate
@@ -11,9 +13,9 @@ from quietcore.placement.cpu_state import CpuState
 from quietcore.placement.packed import Taken
 from quietcore.placement.static_policy import StaticPolicy, counts
 
-EMPTY_POOL_ERROR = "EmptyPodSharedPoolError"
-_INIT_STARVES = "pod rejected, pod has shared init containers but no cpus available for them"
-_POOL_EMPTY = "pod rejected, sum of exclusive container cpu requests equals pod budget, leaving no cpus for shared containers"
+EMPTY_POOL_ERROR: Final = "EmptyPodSharedPoolError"
+_INIT_STARVES: Final = "pod rejected, pod has shared init containers but no cpus available for them"
+_POOL_EMPTY: Final = "pod rejected, sum of exclusive container cpu requests equals pod budget, leaving no cpus for shared containers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +23,7 @@ class PodAllocated:
     """What each container of the pod may run on, and the state afterwards."""
 
     state: CpuState
-    containers: MappingProxyType[str, CpuSet]
+    containers: Mapping[str, CpuSet]
 
 
 def pod_count(pod: LauncherPod) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from quietcore.errors import InputError, Problem
 from quietcore.model import Compat, Container, CpuPolicyOptions, CpuSet, LauncherPod, Quantity, Reason, Refusal, TopologyPolicy, union
@@ -16,8 +17,8 @@ from quietcore.placement.cpu_state import CpuState
 from quietcore.placement.packed import Taken
 from quietcore.placement.topology import CpuTopology
 
-SMT_ALIGNMENT_ERROR = "SMTAlignmentError"
-_DRAIN = "drain this node and delete the CPU manager's state file before the kubelet starts again"
+SMT_ALIGNMENT_ERROR: Final = "SMTAlignmentError"
+_DRAIN: Final = "drain this node and delete the CPU manager's state file before the kubelet starts again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class StaticPolicy:
 
     topology: CpuTopology
     reserved: CpuSet
-    options: CpuPolicyOptions = CpuPolicyOptions()
+    options: CpuPolicyOptions
     compat: Compat = "fixed"
     pod_level_resources: bool = False
     pod_level_resource_managers: bool = False
