@@ -11,6 +11,7 @@ from quietcore.model.cgroups import (
     SetValue,
     Step,
 )
+from quietcore.model.cluster import ClusterConfig
 from quietcore.model.cpuset import CpuSet, union
 from quietcore.model.domain import DomainDisk, DomainFacts, VcpuSched
 from quietcore.model.ledger import Entry, Ledger, Phase
@@ -64,6 +65,7 @@ __all__ = [
     "Bus",
     "CgroupFacts",
     "CloudInit",
+    "ClusterConfig",
     "Compat",
     "Container",
     "ContainerDisk",
