@@ -1,0 +1,135 @@
+"""Manifests -> VM specifications: the one door of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from quietcore.errors import InputError, Problem
+from quietcore.manifest.causes import Cause
+from quietcore.manifest.objects import Object, split
+from quietcore.manifest.reader import Reading
+from quietcore.manifest.vm import Vm
+from quietcore.model.cluster import ClusterConfig
+from quietcore.model.spec import VmName, VmSpec
+
+KUBEVIRT_DEFAULTS: Final = ClusterConfig()
+_MOST_PROBLEMS: Final = 200
+_PARTIAL: Final = frozenset({"unknown-field", "unsupported", "required"})
+"""Faults that leave enough of a document to examine the rest of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceText:
+    """One text and the name under which problems refer to it."""
+
+    file: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One VM of the input: its specification, its own text, and where that begins."""
+
+    spec: VmSpec
+    text: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """The VMs of the input in their order, and what deserves attention but refuses nothing."""
+
+    documents: tuple[Document, ...]
+    warnings: tuple[Problem, ...]
+
+
+def load(sources: Sequence[SourceText], cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> Loaded:
+    """Read every VM of the input, with KubeVirt's defaults and rules.
+
+    A KubeVirt object in the input replaces `cluster`; instancetypes and preferences are looked up in the same input. Raises
+    InputError with every problem of every document at once.
+    """
+    loading = _Loading(sources, cluster)
+    if loading.problems:
+        raise InputError.of(_capped(loading.problems))
+    return Loaded(documents=tuple(loading.documents), warnings=tuple(loading.warnings))
+
+
+def validate(sources: Sequence[SourceText], cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> tuple[Problem, ...]:
+    """Everything that `load` would refuse or warn of, errors first; a warning has `severity` "warning". Raises nothing."""
+    loading = _Loading(sources, cluster)
+    return (*_capped(loading.problems), *loading.warnings)
+
+
+def _capped(problems: list[Problem]) -> tuple[Problem, ...]:
+    if len(problems) <= _MOST_PROBLEMS:
+        return tuple(problems)
+    rest = Problem(message=f"and {len(problems) - _MOST_PROBLEMS} more problems", code="more")
+    return (*problems[:_MOST_PROBLEMS], rest)
+
+
+class _Loading:
+    """One pass over the input."""
+
+    def __init__(self, sources: Sequence[SourceText], cluster: ClusterConfig) -> None:
+        objects = split([(source.file, source.text) for source in sources])
+        self.documents: list[Document] = []
+        self.problems = objects.problems
+        self.warnings = objects.warnings
+        self._cluster = cluster
+        self._seen: dict[VmName, Object] = {}
+        for one in objects.found:
+            self._object(one)
+        files = {source.file: index for index, source in enumerate(sources)}
+        for found in (self.problems, self.warnings):
+            found.sort(key=lambda one: (files.get(one.file or "", 0), one.line or 0, one.column or 0))
+
+    def _object(self, one: Object) -> None:
+        reading = Reading(one.root, one.kind, one.file)
+        content = reading.content()
+        self.problems.extend(reading.problems)
+        self.warnings.extend(reading.warnings)
+        if any(problem.code not in _PARTIAL for problem in reading.problems):
+            return
+        match one.kind:
+            case "VirtualMachine" | "VirtualMachineInstance":
+                self._vm(one, reading, Vm(content, one.kind, self._cluster))
+            case _:
+                pass
+
+    def _vm(self, one: Object, reading: Reading, vm: Vm) -> None:
+        spec = vm.examine()
+        causes = dict.fromkeys(vm.causes)  # two webhooks may say the same
+        faulty = [problem.field for problem in reading.problems]
+        for cause in causes:
+            if any(field == cause.field or _is_below(field, cause.field) for field in faulty):
+                continue  # it follows from a field that was left out
+            (self.warnings if cause.warning else self.problems).append(_placed(reading, cause))
+        first = self._seen.setdefault(vm.name, one)
+        if first is not one:
+            hint = f"the first is in {first.file}:{first.root.line}"
+            message = f"a second VM is called {vm.name}"
+            self.problems.append(reading.problem("metadata.name", message, code="duplicate", hint=hint, ours=True))
+        elif spec is not None and not reading.problems:
+            self.documents.append(Document(spec=spec, text=one.text, file=one.file, line=one.root.line))
+
+
+_CODES: Final[dict[str, Literal["invalid", "required", "unsupported", "duplicate", "not-found"]]] = {
+    "FieldValueInvalid": "invalid",
+    "FieldValueRequired": "required",
+    "FieldValueNotSupported": "unsupported",
+    "FieldValueDuplicate": "duplicate",
+    "FieldValueNotFound": "not-found",
+}
+
+
+def _is_below(field: str, above: str) -> bool:
+    return field.startswith((f"{above}.", f"{above}[")) if above else True
+
+
+def _placed(reading: Reading, cause: Cause) -> Problem:
+    problem = reading.problem(cause.field, cause.message, code=_CODES[cause.type], hint=cause.hint, ours=cause.ours)
+    return replace(problem, code="warning") if cause.warning else problem

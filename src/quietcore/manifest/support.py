@@ -1,0 +1,249 @@
+"""What becomes of every field that KubeVirt knows: supported, refused with the reason, or ignored with the reason.
+
+One row per type of kubevirt.fields. A field that is not listed here is refused: nothing that KubeVirt knows is dropped silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Status = Literal["supported", "refused", "ignored"]
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """One verdict. `reason` is empty for supported fields and for refused ones that need none beyond their name.
+
+    `quiet` fields are written by the cluster itself and are ignored without a warning; `unless_off` fields are refused only when
+    they ask for something: false, empty text and empty lists change nothing.
+    """
+
+    status: Status
+    reason: str = ""
+    quiet: bool = False
+    unless_off: bool = False
+
+
+SUPPORTED: Final = Support("supported")
+REFUSED: Final = Support("refused")
+
+
+def _yes(names: str) -> dict[str, Support]:
+    return dict.fromkeys(names.split(), SUPPORTED)
+
+
+def _no(names: str, reason: str = "") -> dict[str, Support]:
+    return dict.fromkeys(names.split(), Support("refused", reason))
+
+
+def _off(names: str, reason: str = "") -> dict[str, Support]:
+    return dict.fromkeys(names.split(), Support("refused", reason, unless_off=True))
+
+
+def _ignored(names: str, reason: str, *, quiet: bool = False) -> dict[str, Support]:
+    return dict.fromkeys(names.split(), Support("ignored", reason, quiet=quiet))
+
+
+_OBJECT: Final = _yes("apiVersion kind metadata spec") | _ignored("status", "written by the cluster", quiet=True)
+_PLACED: Final = "it chooses among the nodes of a cluster, and here the host is already chosen"
+_CLUSTER_STORAGE: Final = "there is no cluster storage on a host; use hostDisk, containerDisk or emptyDisk"
+_NO_OBJECTS: Final = "there are no Kubernetes objects on a host to read it from"
+_DEVICE: Final = "no such device is built"
+_FIXED_FEATURE: Final = "the machine always has it; switching it off is refused"
+_SOFTWARE: Final = "it concerns the operation of KubeVirt itself"
+
+TABLE: Final[Mapping[str, Mapping[str, Support]]] = {
+    "VirtualMachine": _OBJECT,
+    "VirtualMachineInstance": _OBJECT,
+    "VirtualMachineInstancetype": _OBJECT,
+    "VirtualMachineClusterInstancetype": _OBJECT,
+    "VirtualMachinePreference": _OBJECT,
+    "VirtualMachineClusterPreference": _OBJECT,
+    "KubeVirt": _OBJECT,
+    "ObjectMeta": _yes("name namespace labels annotations")
+    | _no("generateName", "a VM is found again by its name; give it one")
+    | _ignored(
+        "creationTimestamp deletionGracePeriodSeconds deletionTimestamp finalizers generation managedFields ownerReferences "
+        "resourceVersion selfLink uid",
+        "written by the cluster",
+        quiet=True,
+    ),
+    "VirtualMachineSpec": _yes("instancetype preference running runStrategy template")
+    | _no("dataVolumeTemplates", _CLUSTER_STORAGE)
+    | _no("updateVolumesStrategy", "volumes cannot be migrated"),
+    "VirtualMachineInstanceTemplateSpec": _yes("metadata spec"),
+    "InstancetypeMatcher": _yes("kind name")
+    | _ignored("revisionName", "written by the cluster", quiet=True)
+    | _no("inferFromVolume inferFromVolumeFailurePolicy", _CLUSTER_STORAGE),
+    "PreferenceMatcher": _yes("kind name")
+    | _ignored("revisionName", "written by the cluster", quiet=True)
+    | _no("inferFromVolume inferFromVolumeFailurePolicy", _CLUSTER_STORAGE),
+    "VirtualMachineInstanceSpec": _yes(
+        "architecture domain hostname networks nodeSelector startStrategy terminationGracePeriodSeconds volumes",
+    )
+    | _ignored("affinity tolerations topologySpreadConstraints schedulerName", _PLACED)
+    | _ignored("priorityClassName", "nothing is preempted on a host")
+    | _ignored("evictionStrategy", "a host is not drained; VMs with dedicated CPUs are never migrated")
+    | _no("accessCredentials", _NO_OBJECTS)
+    | _no("dnsConfig dnsPolicy subdomain", "there is no cluster DNS")
+    | _no("livenessProbe readinessProbe", "the guest is not probed")
+    | _no("resourceClaims", "there is no dynamic resource allocation on a host")
+    | _no("serviceAccountName", _NO_OBJECTS)
+    | _no("utilityVolumes", "KubeVirt refuses them in a new VM as well"),
+    "DomainSpec": _yes("clock cpu devices features firmware ioThreads ioThreadsPolicy machine memory resources")
+    | _no("chassis", "the SMBIOS chassis is not set")
+    | _no("launchSecurity", "confidential guests are not supported")
+    | _no("rebootPolicy", "a guest's reboot stays a reboot"),
+    "CPU": _yes(
+        "cores dedicatedCpuPlacement features isolateEmulatorThread maxSockets model numa realtime sockets threads",
+    ),
+    "CPUFeature": _yes("name policy"),
+    "NUMA": _yes("guestMappingPassthrough"),
+    "NUMAGuestMappingPassthrough": {},
+    "Realtime": _yes("mask"),
+    "Memory": _yes("guest maxGuest hugepages reservedOverhead"),
+    "Hugepages": _yes("pageSize"),
+    "ReservedOverhead": _yes("addedOverhead memLock"),
+    "ResourceRequirements": _yes("limits requests overcommitGuestOverhead"),
+    "DiskIOThreads": _yes("supplementalPoolThreadCount"),
+    "Machine": _yes("type"),
+    "Clock": _yes("utc") | _no("timezone", "the clock runs in UTC") | _no("timer", "the timers are libvirt's own"),
+    "ClockOffsetUTC": _off("offsetSeconds", "the clock runs in UTC without an offset"),
+    "Features": _yes("smm")
+    | _ignored("acpi apic", _FIXED_FEATURE, quiet=True)
+    | _no("hyperv hypervPassthrough", "Hyper-V enlightenments are not set")
+    | _no("kvm", "the guest may know that it is a VM")
+    | _no("pvspinlock"),
+    "FeatureState": _yes("enabled"),
+    "FeatureAPIC": _yes("enabled") | _off("endOfInterrupt"),
+    "Firmware": _yes("bootloader kernelBoot serial uuid") | _no("acpi", _NO_OBJECTS),
+    "Bootloader": _yes("bios efi"),
+    "BIOS": _off("useSerial", "the boot menu stays on the graphics device"),
+    "EFI": _yes("secureBoot") | _off("persistent", "the EFI variables live as long as the VM"),
+    "KernelBoot": _yes("container kernelArgs"),
+    "KernelBootContainer": _yes("image initrdPath kernelPath")
+    | _ignored("imagePullPolicy", "images come from the local store; pull them with `quietcore image pull`")
+    | _no("imagePullSecret", _NO_OBJECTS),
+    "Devices": _yes(
+        "autoattachGraphicsDevice autoattachMemBalloon autoattachPodInterface autoattachSerialConsole blockMultiQueue disks interfaces "
+        "networkInterfaceMultiqueue rng",
+    )
+    | _ignored("disableHotplug", "devices are never hot-plugged")
+    | _ignored("logSerialConsole", "there is no container log; read the console with `quietcore console`")
+    | _off("autoattachInputDevice autoattachVSOCK useVirtioTransitional", _DEVICE)
+    | _off("filesystems gpus hostDevices inputs panicDevices", _DEVICE)
+    | _no("clientPassthrough downwardMetrics sound tpm video watchdog", _DEVICE),
+    "Rng": {},
+    "Disk": _yes("bootOrder cache cdrom dedicatedIOThread disk io lun name serial")
+    | _off("shareable", "a disk belongs to one VM")
+    | _off("changedBlockTracking", "there are no incremental backups")
+    | _no("blockSize errorPolicy")
+    | _no("tag", "there is no device metadata in the cloud-init seed"),
+    "DiskTarget": _yes("bus readonly") | _no("pciAddress", "libvirt assigns the addresses"),
+    "CDRomTarget": _yes("bus readonly") | _ignored("tray", "the tray is always closed"),
+    "LunTarget": _yes("bus readonly") | _off("reservation"),
+    "Volume": _yes("cloudInitConfigDrive cloudInitNoCloud containerDisk emptyDisk hostDisk name")
+    | _no("dataVolume ephemeral persistentVolumeClaim", _CLUSTER_STORAGE)
+    | _no("configMap downwardAPI secret serviceAccount sysprep", _NO_OBJECTS)
+    | _no("containerPath downwardMetrics memoryDump"),
+    "ContainerDiskSource": _yes("image path")
+    | _ignored("imagePullPolicy", "images come from the local store; pull them with `quietcore image pull`")
+    | _no("imagePullSecret", _NO_OBJECTS),
+    "HostDisk": _yes("capacity path type") | _off("shared", "a disk belongs to one VM"),
+    "EmptyDiskSource": _yes("capacity"),
+    "CloudInitNoCloudSource": _yes("networkData networkDataBase64 userData userDataBase64")
+    | _no("networkDataSecretRef secretRef", _NO_OBJECTS),
+    "CloudInitConfigDriveSource": _yes("networkData networkDataBase64 userData userDataBase64")
+    | _no("networkDataSecretRef secretRef", _NO_OBJECTS),
+    "Interface": _yes("binding bootOrder bridge macAddress masquerade model name ports")
+    | _no("acpiIndex pciAddress", "libvirt assigns the addresses")
+    | _no("dhcpOptions", "the guest is served by libvirt or QEMU itself")
+    | _no("macvtap passt slirp", "KubeVirt has withdrawn this binding")
+    | _no("passtBinding", "use masquerade")
+    | _no("portRanges", "list the ports one by one")
+    | _no("sriov", "host devices are not passed through")
+    | _no("state", "the link is always up")
+    | _no("tag", "there is no device metadata in the cloud-init seed"),
+    "InterfaceBridge": {},
+    "InterfaceMasquerade": {},
+    "PluginBinding": _yes("name"),
+    "Port": _yes("name port protocol"),
+    "Network": _yes("multus name pod") | _no("resourceClaim", "there is no dynamic resource allocation on a host"),
+    "PodNetwork": _no("vmIPv6NetworkCIDR vmNetworkCIDR", "QEMU's user-mode network has its own range"),
+    "MultusNetwork": _yes("networkName") | _off("default"),
+    "VirtualMachineInstancetypeSpec": _yes("annotations cpu ioThreads ioThreadsPolicy memory nodeSelector")
+    | _ignored("schedulerName", _PLACED)
+    | _off("gpus hostDevices", _DEVICE)
+    | _no("launchSecurity", "confidential guests are not supported"),
+    "CPUInstancetype": _yes("dedicatedCPUPlacement guest isolateEmulatorThread maxSockets model numa realtime"),
+    "MemoryInstancetype": _yes("guest hugepages maxGuest overcommitPercent"),
+    "VirtualMachinePreferenceSpec": _yes(
+        "annotations cpu devices firmware machine preferSpreadSocketToCoreRatio preferredTerminationGracePeriodSeconds requirements",
+    )
+    | _no("clock", "the clock runs in UTC with libvirt's own timers")
+    | _no("features", "features of the machine cannot be preferred")
+    | _no("preferredLaunchSecurity", "confidential guests are not supported")
+    | _no("preferredSubdomain", "there is no cluster DNS")
+    | _no("preferredArchitecture", "write the architecture into the VM")
+    | _no("volumes", _CLUSTER_STORAGE),
+    "CPUPreferences": _yes("preferredCPUFeatures preferredCPUTopology spreadOptions"),
+    "SpreadOptions": _yes("across ratio"),
+    "PreferenceRequirements": _yes("cpu memory") | _no("architecture", "write the architecture into the VM"),
+    "CPUPreferenceRequirement": _yes("guest"),
+    "MemoryPreferenceRequirement": _yes("guest"),
+    "DevicePreferences": _yes(
+        "preferredAutoattachGraphicsDevice preferredAutoattachMemBalloon preferredAutoattachPodInterface "
+        "preferredAutoattachSerialConsole preferredBlockMultiQueue preferredCdromBus preferredDiskBus preferredDiskCache "
+        "preferredDiskDedicatedIoThread preferredDiskIO preferredInterfaceModel preferredLunBus preferredNetworkInterfaceMultiQueue "
+        "preferredRng",
+    )
+    | _ignored("preferredDisableHotplug", "devices are never hot-plugged")
+    | _off("preferredAutoattachInputDevice preferredUseVirtioTransitional", _DEVICE)
+    | _no(
+        "preferredInputBus preferredInputType preferredPanicDeviceModel preferredSoundModel preferredTPM preferredVideoType "
+        "preferredVirtualGPUOptions",
+        _DEVICE,
+    )
+    | _no("preferredDiskBlockSize")
+    | _no("preferredInterfaceMasquerade", "write masquerade into the VM's interface"),
+    "FirmwarePreferences": _yes("preferredEfi preferredUseBios preferredUseEfi preferredUseSecureBoot")
+    | _off("preferredUseBiosSerial", "the boot menu stays on the graphics device"),
+    "MachinePreferences": _yes("preferredMachineType"),
+    "KubeVirtSpec": _yes("configuration")
+    | _ignored(
+        "certificateRotateStrategy customizeComponents imagePullPolicy imagePullSecrets imageRegistry imageTag infra monitorAccount "
+        "monitorNamespace productComponent productName productVersion serviceMonitorNamespace synchronizationPort uninstallStrategy "
+        "workloadUpdateStrategy workloads",
+        _SOFTWARE,
+        quiet=True,
+    ),
+    "KubeVirtConfiguration": _yes(
+        "additionalGuestMemoryOverheadRatio cpuModel cpuRequest developerConfiguration liveUpdateConfiguration machineType "
+        "vmRolloutStrategy",
+    )
+    | _ignored(
+        "apiConfiguration autoCPULimitNamespaceLabelSelector changedBlockTrackingLabelSelectors commonInstancetypesDeployment "
+        "confidentialCompute controllerConfiguration defaultRuntimeClass evictionStrategy handlerConfiguration hypervisors "
+        "imagePullPolicy instancetype ksmConfiguration mediatedDevicesConfiguration memBalloonStatsPeriod migrations minCPUModel "
+        "network obsoleteCPUModels permittedHostDevices persistentReservationConfiguration roleAggregationStrategy "
+        "seccompConfiguration selinuxLauncherType smbios supportContainerResources supportedGuestAgentVersions tlsConfiguration "
+        "virtTemplateDeployment virtualMachineInstancesPerNode virtualMachineOptions vmStateStorageClass webhookConfiguration "
+        "ovmfPath",
+        _SOFTWARE,
+    )
+    | _no("architectureConfiguration emulatedMachines", "the machine types are q35 and virt"),
+    "DeveloperConfiguration": _yes("cpuAllocationRatio disabledFeatureGates featureGates memoryOvercommit")
+    | _ignored(
+        "clusterProfiler diskVerification logVerbosity minimumClusterTSCFrequency minimumReservePVCBytes nodeSelectors "
+        "pvcTolerateLessSpaceUpToPercent useEmulation",
+        _SOFTWARE,
+    ),
+    "LiveUpdateConfiguration": _yes("maxCpuSockets maxGuest maxHotplugRatio"),
+}
+
+
+def support(kind: str, field: str) -> Support:
+    """The verdict on one field of one type."""
+    return TABLE.get(kind, {}).get(field, REFUSED)

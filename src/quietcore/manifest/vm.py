@@ -1,0 +1,169 @@
+"""One VirtualMachine or VirtualMachineInstance -> VmSpec, or everything that is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from quietcore.manifest import annotations as wishes_of
+from quietcore.manifest import names
+from quietcore.manifest.causes import Cause, Check
+from quietcore.manifest.defaults import default_instance, default_spec
+from quietcore.manifest.live_update import memory_hotplug_obstacle
+from quietcore.manifest.lower import Subject, lower
+from quietcore.manifest.ours import check_ours, strategy_of
+from quietcore.manifest.tree import Tree
+from quietcore.manifest.validate_cpu import check_cpu
+from quietcore.manifest.validate_devices import check_devices
+from quietcore.manifest.validate_memory import check_memory, check_memory_is_requested
+from quietcore.manifest.validate_network import check_network
+from quietcore.model.cluster import ClusterConfig
+from quietcore.model.spec import RunStrategy, VmName, VmSpec
+
+_RUN_STRATEGIES: Final[Mapping[str, RunStrategy]] = {
+    "Always": "Always",
+    "RerunOnFailure": "RerunOnFailure",
+    "Manual": "Manual",
+    "Halted": "Halted",
+    "Once": "Once",
+}
+_RESERVED_LABELS: Final = (
+    "kubevirt.io/created-by",
+    "kubevirt.io/migrationJobUID",
+    "kubevirt.io/nodeName",
+    "kubevirt.io/migrationTargetNodeName",
+    "kubevirt.io/schedulable",
+    "kubevirt.io/install-strategy",
+)
+
+
+@dataclass(slots=True)
+class Vm:
+    """A VM while it is examined. `content` is the whole document, checked for types; `spec` is the VMI's spec inside of it."""
+
+    content: Tree
+    kind: Literal["VirtualMachine", "VirtualMachineInstance"]
+    cluster: ClusterConfig
+    causes: list[Cause] = field(default_factory=list)
+
+    @property
+    def prefix(self) -> str:
+        """The path of the VMI's spec."""
+        return "spec.template.spec" if self.kind == "VirtualMachine" else "spec"
+
+    @property
+    def metadata(self) -> str:
+        """The path of the VMI's metadata."""
+        return "spec.template.metadata" if self.kind == "VirtualMachine" else "metadata"
+
+    @property
+    def name(self) -> VmName:
+        """The VM's name as it is written."""
+        return VmName(namespace=self.content.text("metadata.namespace") or "default", name=self.content.text("metadata.name"))
+
+    def examine(self) -> VmSpec | None:
+        """Default, validate and lower; None when a rule is broken. `causes` then holds all of them, warnings included."""
+        spec = self.content.child(self.prefix)
+        self._identity()
+        if self.kind == "VirtualMachine":
+            self._run_strategy()
+            for matcher in ("instancetype", "preference"):
+                if self.content.has(f"spec.{matcher}"):
+                    self._ours(f"spec.{matcher}", "instancetypes and preferences are not resolved", "write their values into the template")
+        default_spec(spec, self.cluster)
+        check = Check(spec, self.prefix, self.cluster, self.causes)
+        kubevirt_rules(check)
+        if self.kind == "VirtualMachine" and self.cluster.live_update and spec.has("domain.memory.maxGuest"):
+            obstacle = memory_hotplug_obstacle(spec, spec.quantity("domain.memory.maxGuest"))
+            if obstacle:
+                check.invalid("domain.memory.guest", obstacle)
+        check_memory_is_requested(check)
+        annotations = dict(self.content.mapping(f"{self.metadata}.annotations"))
+        default_instance(spec, annotations, self.cluster)
+        wishes, faults = wishes_of.read(annotations, f"{self.metadata}.annotations", spec)
+        self.causes.extend(faults)
+        check_ours(check, wishes, f"{self.metadata}.annotations")
+        if any(not cause.warning for cause in self.causes):
+            return None
+        subject = Subject(
+            vm=self.name,
+            kind=self.kind,
+            run_strategy=self._chosen_run_strategy(),
+            strategy=strategy_of(check, wishes),
+            wishes=wishes,
+            labels=self.content.mapping(f"{self.metadata}.labels"),
+            annotations=annotations,
+        )
+        return lower(spec, subject)
+
+    def _ours(self, path: str, message: str, hint: str = "") -> None:
+        self.causes.append(Cause(field=path, message=message, ours=True, hint=hint))
+
+    def _invalid(self, path: str, message: str) -> None:
+        self.causes.append(Cause(field=path, message=message))
+
+    def _identity(self) -> None:
+        vm = self.name
+        if not vm.name:
+            self.causes.append(Cause(field="metadata.name", message="name or generateName is required", type="FieldValueRequired"))
+        for fault in names.subdomain_faults(vm.name) if vm.name else ():
+            self._invalid("metadata.name", fault)
+        if len(vm.name) > names.LONGEST_VM_NAME:
+            self._ours("metadata.name", f"longer than {names.LONGEST_VM_NAME} characters", "it becomes part of file names")
+        for fault in names.label_faults(vm.namespace):
+            self._invalid("metadata.namespace", fault)
+        for path in {"metadata", self.metadata}:
+            self._labels(path)
+        if self.kind == "VirtualMachine":
+            for key in self.content.mapping("metadata.annotations"):
+                if key.startswith(wishes_of.PREFIX):
+                    self._ours(f"metadata.annotations.{key}", "has no effect here", f"it belongs in {self.metadata}.annotations")
+        hooks = self.content.mapping(f"{self.metadata}.annotations").get(wishes_of.HOOK_SIDECARS)
+        if hooks and "Sidecar" not in self.cluster.feature_gates:
+            entry = f"{self.metadata}.annotations.{wishes_of.HOOK_SIDECARS}"
+            message = f"sidecar feature gate is not enabled in kubevirt-config, invalid entry {entry}"
+            self._invalid(f"{self.metadata}.annotations", message)
+
+    def _labels(self, path: str) -> None:
+        labels = self.content.mapping(f"{path}.labels")
+        for key, value in labels.items():
+            if not names.is_label_key(key):
+                self._invalid(f"{path}.labels", f"{key!r} cannot be the key of a label")
+            if not names.is_label_value(value):
+                self._invalid(f"{path}.labels.{key}", f"{value!r} cannot be the value of a label")
+        for key in self.content.mapping(f"{path}.annotations"):
+            if not names.is_label_key(key):
+                self._invalid(f"{path}.annotations", f"{key!r} cannot be the key of an annotation")
+        if path == self.metadata and any(key in labels for key in _RESERVED_LABELS):
+            message = "creation of the following reserved kubevirt.io/ labels on a VMI object is prohibited"
+            self.causes.append(Cause(field=f"{path}.labels", message=message, type="FieldValueNotSupported"))
+
+    def _run_strategy(self) -> None:
+        spec = self.content.child("spec")
+        if spec.has("running") and spec.has("runStrategy"):
+            message = "Running and RunStrategy are mutually exclusive. Note that Running is deprecated, please use RunStrategy instead"
+            self._invalid("spec.running", message)
+        if not spec.has("running") and not spec.has("runStrategy"):
+            self._invalid("spec.running", "RunStrategy must be specified")
+        strategy = spec.text("runStrategy")
+        if strategy == "WaitAsReceiver":
+            gate = "DecentralizedLiveMigration feature gate is not enabled in kubevirt resource"
+            self._invalid("spec.runStrategy", f"Invalid RunStrategy ({strategy}), {gate}")
+        elif spec.has("runStrategy") and strategy not in _RUN_STRATEGIES:
+            self._invalid("spec.runStrategy", f"Invalid RunStrategy ({strategy})")
+
+    def _chosen_run_strategy(self) -> RunStrategy:
+        if self.kind == "VirtualMachineInstance":
+            return "Once"
+        if self.content.has("spec.running"):
+            return "Always" if self.content.flag("spec.running") else "Halted"
+        return _RUN_STRATEGIES[self.content.text("spec.runStrategy")]
+
+
+def kubevirt_rules(check: Check) -> None:
+    """KubeVirt's ValidateVirtualMachineInstanceSpec."""
+    check_memory(check)
+    check_cpu(check)
+    check_network(check)
+    check_devices(check)
