@@ -137,10 +137,14 @@ def test_every_fault_is_reported_at_once_with_its_place():
     text = VMI.replace("cores: 2", "coers: 2").replace("guest: 1Gi", "guest: much").replace("{bus: virtio}", "{bus: virtio, pciAddress: x}")
     assert [str(problem) for problem in problems(text)] == [
         "vm.yaml:8:7: spec.domain.cpu.coers: unknown field (did you mean cores?)",
-        "vm.yaml:11:14: spec.domain.memory.guest: quantities must match the regular expression "
-        "'^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
-        "vm.yaml:15:29: spec.domain.devices.disks[0].disk.pciAddress: known to KubeVirt, not supported here: pciAddress "
-        "(libvirt assigns the addresses)",
+        (
+            "vm.yaml:11:14: spec.domain.memory.guest: quantities must match the regular expression "
+            "'^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+        ),
+        (
+            "vm.yaml:15:29: spec.domain.devices.disks[0].disk.pciAddress: known to KubeVirt, not supported here: pciAddress "
+            "(libvirt assigns the addresses)"
+        ),
     ]
 
 
