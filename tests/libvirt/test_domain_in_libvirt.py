@@ -1,0 +1,106 @@
+"""Rendered domains in the real QEMU driver of libvirt: it takes them, starts them, and says of them what we said."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.unit.test_domain_schema import SPECS, plan
+from tests.vm_specs import GI, MI, UID, dedicated, plan_for, root_disk, vm
+
+from quietcore import domain
+from quietcore.model import GuestTopology, Interface, IoThreads
+
+pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    missing = [
+        name
+        for name, there in (
+            ("python3-libvirt", importlib.util.find_spec("libvirt") is not None),
+            ("qemu-system-x86_64", shutil.which("qemu-system-x86_64") is not None),
+            ("root rights", os.geteuid() == 0),
+        )
+        if not there
+    ]
+    if missing and os.environ.get("QUIETCORE_TESTS_REQUIRE_ALL") == "1":
+        pytest.fail(f"missing: {', '.join(missing)}")
+    if missing:
+        pytest.skip(f"missing: {', '.join(missing)}")
+    return tmp_path_factory.mktemp("qemu")
+
+
+def ask_libvirt(root: Path, xmls: dict[str, str]) -> dict[str, dict[str, str]]:
+    root.mkdir()
+    files = []
+    for name, xml in xmls.items():
+        file = root / name
+        file.write_text(xml)
+        files.append(str(file))
+    script = Path(__file__).with_name("embedded.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(root / "driver"), *files],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    return json.loads(done.stdout)
+
+
+def build(root: Path, spec, **fields):
+    files = {}
+    for disk in spec.disks:
+        image = root / f"{spec.vm.name}-{disk.name}.img"
+        with image.open("wb") as empty:
+            empty.truncate(MI)
+        files[disk.name] = domain.DiskFile(path=str(image))
+    return domain.Build(uuid=UID, disks=files, domain_type="qemu", kernel="/boot/none", **fields)
+
+
+def test_the_qemu_driver_takes_every_domain_and_reads_it_as_we_do(root):
+    rendered = {f"{name}.xml": domain.render(spec, plan(spec), build(root, spec, vnc_socket="/run/vnc")) for name, spec in SPECS.items()}
+    answers = ask_libvirt(root / "defined", rendered)
+    assert {name: answer.get("error") for name, answer in answers.items()} == dict.fromkeys(rendered)
+    for name, xml in rendered.items():
+        assert domain.facts(answers[name]["xml"]) == domain.facts(xml), name
+
+
+def test_domains_start_and_have_the_pins_that_were_asked_for(root):
+    shared = vm(
+        "shared", memory={"guest_bytes": 64 * MI}, disks=(root_disk(bus="sata"),), interfaces=(Interface(name="default"),), rng=True
+    )
+    owner = dedicated(
+        "owner",
+        cpu={"topology": GuestTopology(), "model": "host-passthrough"},
+        memory={"guest_bytes": 64 * MI},  # not locked: a container may not raise its memlock limit
+        disks=(root_disk(), replace(root_disk("data"), dedicated_iothread=True)),
+        io_threads=IoThreads(policy="shared"),
+        block_multiqueue=True,
+    )
+    plans = {"shared": plan_for(shared, [None, None], shared="0"), "owner": plan_for(owner, [1], shared="0")}
+    rendered = {
+        f"{spec.vm.name}.start.xml": domain.render(
+            spec,
+            plans[spec.vm.name],
+            build(root, spec, vnc_socket=str(root / f"{spec.vm.name}.vnc"), console_log=str(root / f"{spec.vm.name}.log")),
+        )
+        for spec in (shared, owner)
+    }
+    answers = ask_libvirt(root / "started", rendered)
+    assert {name: answer.get("error") for name, answer in answers.items()} == dict.fromkeys(rendered)
+    for name, xml in rendered.items():
+        live = domain.facts(answers[name]["xml"])
+        assert live.console_tty.startswith("/dev/pts/")
+        assert replace(live, console_tty="", cpu_mode="") == replace(domain.facts(xml), cpu_mode="")  # a live CPU is spelled out
+    assert domain.facts(answers["owner.start.xml"]["xml"]).iothreads == (1, 2)
+    assert domain.facts(rendered["shared.start.xml"]).memory_bytes < GI
