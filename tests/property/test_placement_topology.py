@@ -3,9 +3,11 @@
 from itertools import product
 from types import MappingProxyType
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quietcore.placement import hint_search, topology_manager
 from quietcore.placement.hints import Demand, Hint, HintFamily, NumaInfo, enumeration_key, mask_of, masks_of_size, nodes_of
 from quietcore.placement.topology_manager import _reachable_by_counting, flatten, merge, narrowest_count
 
@@ -127,6 +129,17 @@ def test_listed_hints_merge_as_if_every_combination_had_been_compared(case, poli
 def test_described_hints_merge_as_if_every_combination_had_been_compared(case, policy):
     numa, providers = case
     assert merge(policy, numa, providers) == _exhaustive(policy, numa, providers)
+
+
+@settings(max_examples=400)
+@given(_described(), st.sampled_from(_POLICIES))
+def test_the_search_for_large_machines_finds_the_same_as_the_lists(case, policy):
+    numa, providers = case
+    with pytest.MonkeyPatch.context() as patched:  # the test machines are small enough to compare every combination
+        patched.setattr(hint_search, "LISTABLE_NODES", 0)
+        patched.setattr(topology_manager, "LISTABLE_NODES", 0)
+        searched = merge(policy, numa, providers)
+    assert searched == _exhaustive(policy, numa, providers)
 
 
 @settings(max_examples=150)

@@ -13,6 +13,7 @@ from operator import add, mul, or_, sub
 from typing import Final, TypeAlias
 
 from quietcore.model import Reason, Refusal, TopologyPolicy
+from quietcore.placement.hint_search import LISTABLE_NODES, best_preferred, best_reachable, narrowest_hint
 from quietcore.placement.hints import Hint, HintFamily, Hints, NumaInfo, ProviderHints, mask_of, nodes_of
 
 AFFINITY_ERROR: Final = "TopologyAffinityError"
@@ -26,8 +27,9 @@ Dimension: TypeAlias = Hints
 def merge(policy: TopologyPolicy, numa: NumaInfo, providers: Sequence[ProviderHints]) -> Hint:
     """Combine the hints of all providers into the one that the kubelet would store.
 
-    The answer is exact, distances included, and does not depend on the order of the providers. Policy `none` consults
-    nobody: any node, not preferred. Whether the pod is admitted with the answer, `admits` says.
+    The answer is exact and does not depend on the order of the providers; only the closest of many nodes on a machine with more
+    nodes than can be listed may be the best of a bounded search. Policy `none` consults nobody: any node, not preferred.
+    Whether the pod is admitted with the answer, `admits` says.
     """
     if policy == "none":
         return UNSATISFIABLE
@@ -104,6 +106,8 @@ def _size_key(count: int, best_count: int) -> tuple[int, int]:
 
 def best_hint(numa: NumaInfo, dimensions: Sequence[Dimension]) -> Hint:
     """The best combination of one hint from each dimension; all nodes, not preferred, when there is none."""
+    if len(numa.nodes) > LISTABLE_NODES and any(isinstance(dimension, HintFamily) for dimension in dimensions):
+        return _searched_hint(numa, dimensions)
     known: dict[int, _Masks] = {}
     masks = [known.setdefault(id(dimension), _Masks.of(dimension)) for dimension in dimensions]
     everything = numa.all_mask
@@ -116,6 +120,16 @@ def best_hint(numa: NumaInfo, dimensions: Sequence[Dimension]) -> Hint:
     best_count = max((dimension.narrowest for dimension in masks), default=0)
     size = min({mask.bit_count() for mask in reachable}, key=lambda count: _size_key(count, best_count))
     return Hint(mask=min((mask for mask in reachable if mask.bit_count() == size), key=numa.fit), preferred=False)
+
+
+def _searched_hint(numa: NumaInfo, dimensions: Sequence[Dimension]) -> Hint:
+    preferred = best_preferred(numa, dimensions)
+    if preferred is not None:
+        return Hint(mask=preferred, preferred=True)
+    best_count = max(map(narrowest_hint, {id(one): one for one in dimensions}.values()))
+    sizes = sorted(range(1, len(numa.nodes) + 1), key=lambda count: _size_key(count, best_count))
+    reachable = best_reachable(numa, dimensions, sizes)
+    return Hint(mask=numa.all_mask if reachable is None else reachable, preferred=False)
 
 
 @dataclass(frozen=True, slots=True)
