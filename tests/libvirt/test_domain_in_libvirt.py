@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.prerequisites import missing, need_programs, need_root
 from tests.unit.test_domain_schema import SPECS, plan
 from tests.vm_specs import GI, MI, UID, dedicated, plan_for, root_disk, vm
 
@@ -23,19 +22,10 @@ pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(240)]
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    missing = [
-        name
-        for name, there in (
-            ("python3-libvirt", importlib.util.find_spec("libvirt") is not None),
-            ("qemu-system-x86_64", shutil.which("qemu-system-x86_64") is not None),
-            ("root rights", os.geteuid() == 0),
-        )
-        if not there
-    ]
-    if missing and os.environ.get("QUIETCORE_TESTS_REQUIRE_ALL") == "1":
-        pytest.fail(f"missing: {', '.join(missing)}")
-    if missing:
-        pytest.skip(f"missing: {', '.join(missing)}")
+    need_root()
+    need_programs("qemu-system-x86_64")
+    if importlib.util.find_spec("libvirt") is None:
+        missing("the Python binding of libvirt (python3-libvirt)")
     return tmp_path_factory.mktemp("qemu")
 
 

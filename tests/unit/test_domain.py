@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
@@ -85,18 +86,12 @@ def passed_through(**plan_fields):
 
 def test_for_preallocation_the_emulator_starts_on_the_guests_node_as_well():
     spec, plan = passed_through()
-    plan_on_node = plan_for(spec, [8, 9, 10, 11], cells=plan.cells, vcpus=tuple(domain_vcpu(one, node=1) for one in plan.vcpus))
+    plan_on_node = plan_for(spec, [8, 9, 10, 11], cells=plan.cells, vcpus=tuple(replace(one, node=1) for one in plan.vcpus))
     root = tree(spec, plan_on_node)
     assert root.find("cputune/emulatorpin").get("cpuset") == "0-1,8-11"
     assert notes(spec, plan_on_node) == (
         "QEMU starts on CPUs 0-1,8-11, to preallocate hugepages on the guest's nodes; before it runs, pin it to 0-1",
     )
-
-
-def domain_vcpu(placement, **changes):
-    from dataclasses import replace
-
-    return replace(placement, **changes)
 
 
 def test_where_the_vm_owns_no_cpu_of_the_hugepages_node_the_emulator_starts_without_a_pin():
@@ -258,6 +253,17 @@ def test_everything_that_the_build_lacks_is_said_at_once():
     ]
 
 
+def test_a_bridge_of_the_pod_network_is_the_hosts_default():
+    root = tree(vm(interfaces=(Interface(name="default", binding="bridge"),)), default_bridge="br0")
+    assert attributes(root, "devices/interface/source") == [{"bridge": "br0"}]
+
+
+def test_where_memory_cannot_be_locked_a_note_says_so():
+    spec = vm(memory={"guest_bytes": GI, "locked": True})
+    assert tree(spec, may_lock_memory=False).find("memoryBacking") is None
+    assert notes(spec, plan_for(spec, [None, None]), may_lock_memory=False)[0].startswith("memory is not locked")
+
+
 def test_ports_are_forwarded_by_passt_or_the_note_says_why_not():
     spec = vm(interfaces=(Interface(name="default", ports=(22, 80)),))
     assert attributes(tree(spec, passt=True), "devices/interface/portForward/range") == [{"start": "22"}, {"start": "80"}]
@@ -318,8 +324,8 @@ def test_the_console_is_a_pty_with_a_log_and_graphics_are_a_socket():
 
 def test_facts_read_back_what_was_rendered():
     spec, plan = passed_through(io=MappingProxyType({1: CpuSet.of(12)}))
-    spec = domain_vcpu(spec, disks=(root_disk(),), io_threads=IoThreads(policy="shared"))
-    plan = domain_vcpu(plan, assignments=(Assignment(container="dedicated", cpus=CpuSet.parse("8-12")),))
+    spec = replace(spec, disks=(root_disk(),), io_threads=IoThreads(policy="shared"))
+    plan = replace(plan, assignments=(Assignment(container="dedicated", cpus=CpuSet.parse("8-12")),))
     assert domain.facts(domain.render(spec, plan, build())) == DomainFacts(
         name="default_rt",
         uuid=UID,

@@ -24,7 +24,9 @@ class Build:
     `uuid` stands in where the manifest names no firmware uuid. `disks` maps the spec's disk names to files. `console_log` is a
     file that gets a copy of the serial console. `vnc_socket` is the UNIX socket of the graphics. `loader` and `nvram` are the
     EFI code and the VM's own variables, made from `nvram_template`. `libvirt_version` is libvirt's number (9000000 is 9.0.0).
-    `passt` says whether that program is installed, `bind_memory` whether the host has more than one NUMA node.
+    `passt` says whether that program is installed, `bind_memory` whether the host has more than one NUMA node, `may_lock_memory`
+    whether libvirt may raise QEMU's limit of locked memory (in a container it often may not). `default_bridge` is the host's bridge
+    for interfaces of the pod network.
     """
 
     uuid: str
@@ -41,3 +43,5 @@ class Build:
     libvirt_version: int = 9_000_000
     passt: bool = False
     bind_memory: bool = True
+    may_lock_memory: bool = True
+    default_bridge: str = ""

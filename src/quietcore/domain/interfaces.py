@@ -36,11 +36,13 @@ def _user(draft: Draft, interface: Interface) -> None:
 
 
 def _bridge(draft: Draft, interface: Interface) -> None:
-    if not interface.source:
+    bridge = interface.source or draft.build.default_bridge
+    if not bridge:
         message = f"interface {interface.name} is bound to a bridge, and no host bridge is named"
-        draft.problems.append(Problem(message=message, code="bridge-without-name", ours=True))
+        hint = "name one in the network's multus.networkName, or give the host a default bridge"
+        draft.problems.append(Problem(message=message, hint=hint, code="bridge-without-name", ours=True))
     made = add(draft.section("devices"), "interface", type="bridge")
-    add(made, "source", bridge=interface.source)
+    add(made, "source", bridge=bridge)
     _common(draft, interface, queues=draft.spec.network_multiqueue)
 
 

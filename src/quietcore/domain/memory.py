@@ -17,8 +17,10 @@ def contribute(draft: Draft) -> None:
         _hugepages(draft, memory.hugepage_bytes)
     if draft.spec.cpu.realtime is not None:
         draft.section("memoryBacking/nosharepages")
-    if memory.locked:
+    if memory.locked and draft.build.may_lock_memory:
         draft.section("memoryBacking/locked")
+    elif memory.locked:
+        draft.notes.append("memory is not locked: this host does not let libvirt raise QEMU's limit of locked memory (CAP_SYS_RESOURCE)")
     shared = needs_sharing(draft)
     if shared or (memory.hugepage_bytes is not None and memory.memfd):
         draft.section("memoryBacking/source").set("type", "memfd")

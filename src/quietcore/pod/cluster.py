@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
-from quietcore.model import Quantity
+from quietcore.model import ClusterConfig, Quantity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,3 +50,12 @@ class Cluster:
     hook_sidecar: ContainerResources = HOOK_SIDECAR
     container_disk: ContainerResources = CONTAINER_DISK
     devices: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, config: ClusterConfig) -> Cluster:
+        """The settings that follow from KubeVirt's own configuration."""
+        return cls(
+            cpu_allocation_ratio=config.cpu_allocation_ratio,
+            memory_overcommit_percent=config.memory_overcommit_percent,
+            overhead_ratio=config.guest_overhead_ratio,
+        )
