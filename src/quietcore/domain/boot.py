@@ -38,8 +38,7 @@ def _efi(draft: Draft) -> None:
         add(draft.section("features"), "smm", state="on")
     if not build.loader:
         place.set("firmware", "efi")  # libvirt chooses from the descriptors that the firmware packages install
-        if secure:
-            add(add(place, "firmware"), "feature", enabled="yes", name="secure-boot")
+        add(add(place, "firmware"), "feature", enabled="yes" if secure else "no", name="secure-boot")
         return
     add(place, "loader", build.loader, readonly="yes", type="pflash", secure="yes" if secure else None)
     if build.nvram:
