@@ -43,7 +43,7 @@ class Check:
 
     def at(self, path: str) -> str:
         """The full path of a field of the spec."""
-        return f"{self.prefix}.{path}" if path else self.prefix
+        return f"{self.prefix}.{path}"
 
     def invalid(self, path: str, message: str, kind: CauseType = "FieldValueInvalid") -> None:
         """Record a broken rule of KubeVirt's at a field of the spec."""

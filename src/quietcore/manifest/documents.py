@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from quietcore.errors import InputError, Problem
 from quietcore.manifest.causes import Cause
+from quietcore.manifest.cluster_config import cluster_config
+from quietcore.manifest.instancetypes import instancetype_faults
 from quietcore.manifest.objects import Object, split
+from quietcore.manifest.preferences import preference_faults
 from quietcore.manifest.reader import Reading
+from quietcore.manifest.tree import Tree
 from quietcore.manifest.vm import Vm
 from quietcore.model.cluster import ClusterConfig
 from quietcore.model.spec import VmName, VmSpec
 
 KUBEVIRT_DEFAULTS: Final = ClusterConfig()
+_VMS: Final = ("VirtualMachine", "VirtualMachineInstance")
+_CATALOG: Final = (
+    "VirtualMachineInstancetype",
+    "VirtualMachineClusterInstancetype",
+    "VirtualMachinePreference",
+    "VirtualMachineClusterPreference",
+)
 _MOST_PROBLEMS: Final = 200
 _PARTIAL: Final = frozenset({"unknown-field", "unsupported", "required"})
 """Faults that leave enough of a document to examine the rest of it."""
@@ -40,10 +51,14 @@ class Document:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """The VMs of the input in their order, and what deserves attention but refuses nothing."""
+    """The VMs of the input in their order, and what deserves attention but refuses nothing.
+
+    `cluster` is the configuration that was in force: that of a KubeVirt object in the input, else the one that was handed in.
+    """
 
     documents: tuple[Document, ...]
     warnings: tuple[Problem, ...]
+    cluster: ClusterConfig = KUBEVIRT_DEFAULTS
 
 
 def load(sources: Sequence[SourceText], cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> Loaded:
@@ -55,13 +70,20 @@ def load(sources: Sequence[SourceText], cluster: ClusterConfig = KUBEVIRT_DEFAUL
     loading = _Loading(sources, cluster)
     if loading.problems:
         raise InputError.of(_capped(loading.problems))
-    return Loaded(documents=tuple(loading.documents), warnings=tuple(loading.warnings))
+    return Loaded(documents=tuple(loading.documents), warnings=tuple(loading.warnings), cluster=loading.cluster)
 
 
 def validate(sources: Sequence[SourceText], cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> tuple[Problem, ...]:
-    """Everything that `load` would refuse or warn of, errors first; a warning has `severity` "warning". Raises nothing."""
+    """Everything that `load` would refuse the input for. Raises nothing."""
+    return problems_and_warnings(sources, cluster)[0]
+
+
+def problems_and_warnings(
+    sources: Sequence[SourceText], cluster: ClusterConfig = KUBEVIRT_DEFAULTS
+) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
+    """What `load` would refuse the input for, and what it would only warn of."""
     loading = _Loading(sources, cluster)
-    return (*_capped(loading.problems), *loading.warnings)
+    return _capped(loading.problems), tuple(loading.warnings)
 
 
 def _capped(problems: list[Problem]) -> tuple[Problem, ...]:
@@ -79,10 +101,13 @@ class _Loading:
         self.documents: list[Document] = []
         self.problems = objects.problems
         self.warnings = objects.warnings
-        self._cluster = cluster
+        self.cluster = cluster
         self._seen: dict[VmName, Object] = {}
-        for one in objects.found:
-            self._object(one)
+        self._catalog: dict[tuple[str, str, str], Tree | None] = {}
+        for rank in (("KubeVirt",), _CATALOG, _VMS):  # what others depend on comes first, wherever it stands
+            for one in objects.found:
+                if one.kind in rank:
+                    self._object(one)
         files = {source.file: index for index, source in enumerate(sources)}
         for found in (self.problems, self.warnings):
             found.sort(key=lambda one: (files.get(one.file or "", 0), one.line or 0, one.column or 0))
@@ -93,21 +118,36 @@ class _Loading:
         self.problems.extend(reading.problems)
         self.warnings.extend(reading.warnings)
         if any(problem.code not in _PARTIAL for problem in reading.problems):
+            if one.kind in _CATALOG:
+                self._catalog[_catalog_key(one.kind, content)] = None
             return
         match one.kind:
             case "VirtualMachine" | "VirtualMachineInstance":
-                self._vm(one, reading, Vm(content, one.kind, self._cluster))
+                self._vm(one, reading, Vm(content, one.kind, self.cluster, self._catalog))
+            case "KubeVirt":
+                self.cluster, causes = cluster_config(content, self.cluster)
+                self._causes(reading, causes)
             case _:
-                pass
+                self._kind_of_vm(one, reading, content)
 
-    def _vm(self, one: Object, reading: Reading, vm: Vm) -> None:
-        spec = vm.examine()
-        causes = dict.fromkeys(vm.causes)  # two webhooks may say the same
+    def _kind_of_vm(self, one: Object, reading: Reading, content: Tree) -> None:
+        key, spec = _catalog_key(one.kind, content), content.child("spec")
+        causes = instancetype_faults(spec) if key[0] == "instancetype" else preference_faults(spec)
+        self._causes(reading, causes)
+        if key in self._catalog:
+            self.problems.append(reading.problem("metadata.name", f"a second {one.kind} is called {key[2]}", code="duplicate", ours=True))
+        self._catalog[key] = None if causes else spec
+
+    def _causes(self, reading: Reading, causes: Iterable[Cause]) -> None:
         faulty = [problem.field for problem in reading.problems]
         for cause in causes:
             if any(field == cause.field or _is_below(field, cause.field) for field in faulty):
                 continue  # it follows from a field that was left out
             (self.warnings if cause.warning else self.problems).append(_placed(reading, cause))
+
+    def _vm(self, one: Object, reading: Reading, vm: Vm) -> None:
+        spec = vm.examine()
+        self._causes(reading, dict.fromkeys(vm.causes))  # two webhooks may say the same
         first = self._seen.setdefault(vm.name, one)
         if first is not one:
             hint = f"the first is in {first.file}:{first.root.line}"
@@ -124,6 +164,12 @@ _CODES: Final[dict[str, Literal["invalid", "required", "unsupported", "duplicate
     "FieldValueDuplicate": "duplicate",
     "FieldValueNotFound": "not-found",
 }
+
+
+def _catalog_key(kind: str, content: Tree) -> tuple[str, str, str]:
+    what = "instancetype" if kind.endswith("nstancetype") else "preference"
+    scope = "" if "Cluster" in kind else content.text("metadata.namespace") or "default"
+    return what, scope, content.text("metadata.name")
 
 
 def _is_below(field: str, above: str) -> bool:

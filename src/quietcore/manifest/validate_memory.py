@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Final
 
-from quietcore.manifest.causes import Check
+from quietcore.manifest.causes import Cause, Check
 from quietcore.manifest.validate_cpu import ZERO
 from quietcore.model.quantity import Quantity
 
@@ -34,7 +34,8 @@ def check_memory_is_requested(check: Check) -> None:
     if (spec.quantity(_REQUEST) or ZERO).value or spec.has(_GUEST) or spec.has("domain.memory.hugepages"):
         return
     paths = "', '".join((check.at(_GUEST), check.at(_PAGE)))
-    check.invalid("", f"no memory requested, at least one of '{paths}' or '{check.at(_REQUEST)}' must be set", "FieldValueRequired")
+    message = f"no memory requested, at least one of '{paths}' or '{check.at(_REQUEST)}' must be set"
+    check.causes.append(Cause(field="", message=message, type="FieldValueRequired"))  # KubeVirt names no field
 
 
 def _request(check: Check) -> None:

@@ -10,9 +10,11 @@ from quietcore.manifest import annotations as wishes_of
 from quietcore.manifest import names
 from quietcore.manifest.causes import Cause, Check
 from quietcore.manifest.defaults import default_instance, default_spec
+from quietcore.manifest.instancetypes import apply_instancetype
 from quietcore.manifest.live_update import memory_hotplug_obstacle
 from quietcore.manifest.lower import Subject, lower
 from quietcore.manifest.ours import check_ours, strategy_of
+from quietcore.manifest.preferences import apply_preference, unmet_requirement
 from quietcore.manifest.tree import Tree
 from quietcore.manifest.validate_cpu import check_cpu
 from quietcore.manifest.validate_devices import check_devices
@@ -38,13 +40,44 @@ _RESERVED_LABELS: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """The specs of the instancetype and the preference that a VM names."""
+
+    instancetype: Tree | None = None
+    preference: Tree | None = None
+
+    def apply(self, spec: Tree, annotations: dict[str, str], prefix: str) -> tuple[Cause, ...]:
+        """Write both into the VM, or say what conflicts."""
+        if self.instancetype is not None:
+            conflicts = apply_instancetype(self.instancetype, self.preference or Tree(), spec, annotations, prefix)
+            if conflicts:
+                return conflicts
+        if self.preference is not None:
+            apply_preference(self.preference, spec, annotations)
+        return ()
+
+    def unmet(self, spec: Tree) -> tuple[Cause, ...]:
+        """The first requirement that the defaulted VM does not meet."""
+        cause = None if self.preference is None else unmet_requirement(self.instancetype, self.preference, spec)
+        return () if cause is None else (cause,)
+
+
+_NOTHING: Final = Matched()
+
+
 @dataclass(slots=True)
 class Vm:
-    """A VM while it is examined. `content` is the whole document, checked for types; `spec` is the VMI's spec inside of it."""
+    """A VM while it is examined. `content` is the whole document, checked for types.
+
+    `catalog` holds the specs of instancetypes and preferences: (`instancetype` or `preference`, namespace or "" for the cluster's,
+    name) -> spec, or None where that object is itself broken: then the VM is not judged by what is missing.
+    """
 
     content: Tree
     kind: Literal["VirtualMachine", "VirtualMachineInstance"]
     cluster: ClusterConfig
+    catalog: Mapping[tuple[str, str, str], Tree | None]
     causes: list[Cause] = field(default_factory=list)
 
     @property
@@ -68,10 +101,16 @@ class Vm:
         self._identity()
         if self.kind == "VirtualMachine":
             self._run_strategy()
-            for matcher in ("instancetype", "preference"):
-                if self.content.has(f"spec.{matcher}"):
-                    self._ours(f"spec.{matcher}", "instancetypes and preferences are not resolved", "write their values into the template")
+        annotations = dict(self.content.mapping(f"{self.metadata}.annotations"))
+        matched = self._matchers() if self.kind == "VirtualMachine" else _NOTHING
+        if matched is None:
+            return None
+        conflicts = matched.apply(spec, annotations, self.prefix)
+        if conflicts:
+            self.causes.extend(conflicts)  # as in KubeVirt nothing else is judged then: half of the VM is missing
+            return None
         default_spec(spec, self.cluster)
+        self.causes.extend(matched.unmet(spec))
         check = Check(spec, self.prefix, self.cluster, self.causes)
         kubevirt_rules(check)
         if self.kind == "VirtualMachine" and self.cluster.live_update and spec.has("domain.memory.maxGuest"):
@@ -79,7 +118,6 @@ class Vm:
             if obstacle:
                 check.invalid("domain.memory.guest", obstacle)
         check_memory_is_requested(check)
-        annotations = dict(self.content.mapping(f"{self.metadata}.annotations"))
         default_instance(spec, annotations, self.cluster)
         wishes, faults = wishes_of.read(annotations, f"{self.metadata}.annotations", spec)
         self.causes.extend(faults)
@@ -96,6 +134,28 @@ class Vm:
             annotations=annotations,
         )
         return lower(spec, subject)
+
+    def _matchers(self) -> Matched | None:
+        """What `instancetype` and `preference` name; None where one of them cannot be had, which is then a cause of its own or
+        a problem of the other object."""
+        found: dict[str, Tree | None] = {}
+        for what in ("instancetype", "preference"):
+            path = f"spec.{what}"
+            if not self.content.has(path):
+                continue
+            kind, name = self.content.text(f"{path}.kind"), self.content.text(f"{path}.name")
+            word = what.capitalize()
+            scopes = {"": "", f"virtualmachinecluster{what}": "", f"virtualmachine{what}": self.name.namespace}
+            scope = scopes.get(kind.lower().removesuffix("s"))
+            if scope is None:
+                self._invalid(f"{path}.kind", f"got unexpected kind in {word}Matcher: {kind}")
+                found[what] = None
+                continue
+            if (what, scope, name) not in self.catalog:
+                scoped = f"VirtualMachine{word}" if scope else f"VirtualMachineCluster{word}"
+                self._ours(f"{path}.name", f"the input holds no {scoped} {name!r}", "add its manifest to the input")
+            found[what] = self.catalog.get((what, scope, name))
+        return None if None in found.values() else Matched(found.get("instancetype"), found.get("preference"))
 
     def _ours(self, path: str, message: str, hint: str = "") -> None:
         self.causes.append(Cause(field=path, message=message, ours=True, hint=hint))
