@@ -1,9 +1,13 @@
 """Whole-pod admission on small machines: who gets which CPUs, what is left, and why a VM does not fit."""
 
+from dataclasses import replace
+
 import pytest
 
+from quietcore.errors import InputError
 from quietcore.model import (
     Container,
+    CpuPolicyOptions,
     CpuSet,
     Entry,
     GuestShape,
@@ -12,10 +16,12 @@ from quietcore.model import (
     Ledger,
     LogicalCpu,
     Machine,
+    NearestFit,
     NumaNode,
     Options,
     Plan,
     Quantity,
+    Reason,
     Refusal,
     VmName,
 )
@@ -96,13 +102,159 @@ def test_a_shared_vm_owns_nothing():
     assert (plan.exclusive, [vcpu.pcpu for vcpu in plan.vcpus], str(plan.emulator)) == (CpuSet(), [None, None], "0-7")
 
 
-def test_a_full_machine_is_a_refusal_with_the_kubelets_text():
+def test_a_full_machine_is_a_refusal_with_the_kubelets_text_and_every_reason():
+    """The kubelet counts what its second run lacks; the reasons count the whole."""
     refusal = admit(pod(vcpus=7), machine(), Ledger(), Options())
-    assert isinstance(refusal, Refusal)
-    assert refusal.message == "not enough cpus available to satisfy request: requested=7, available=6"
-    assert refusal.vm == VmName(name="vm")
+    assert refusal == Refusal(
+        vm=VmName(name="vm"),
+        message="Allocate failed due to not enough cpus available to satisfy request: requested=1, available=0, which is unexpected",
+        reason="UnexpectedAdmissionError",
+        reasons=(
+            Reason(constraint="cpus", message="7 exclusive CPUs are wanted and 6 are free", wanted="7", free="6"),
+            Reason(constraint="cpus-on-node", message="NUMA node 0 has 6 free CPUs of 7 wanted", node=0, wanted="7", free="6"),
+        ),
+        nearest=NearestFit(change="ask for 6 CPUs instead of 7"),
+    )
 
 
 @pytest.mark.parametrize(("cores", "threads", "reserved"), [(4, 2, "0,4"), (1, 2, "0"), (4, 1, "0"), (1, 1, "0")])
 def test_the_first_core_is_reserved_unless_that_is_all_there_is(cores, threads, reserved):
     assert str(reserved_cpus(machine(cores=cores, threads=threads), Options())) == reserved
+
+
+def ledger_of(on, *pods, options=DEFAULTS):
+    ledger = EMPTY
+    for one in pods:
+        ledger = ledger.with_entry(entry(admitted(one, on, ledger, options)))
+    return ledger
+
+
+def test_each_cpu_says_which_rule_of_the_kubelet_and_of_kubevirt_gave_it():
+    plan = admitted(pod(vcpus=3), machine())
+    assert [vcpu.rule for vcpu in plan.vcpus] == [
+        "whole core 1; KubeVirt pass 1: the next threads of a host core with enough free threads",
+        "whole core 1; KubeVirt pass 1: the next threads of a host core with enough free threads",
+        "single thread; KubeVirt pass 1: the next threads of a host core with enough free threads",
+    ]
+
+
+def test_the_same_vm_is_placed_as_if_it_were_not_there_yet():
+    ledger = ledger_of(machine(), pod("a"), pod("b"))
+    assert admitted(pod("a"), machine(), ledger).exclusive == ledger.find(VmName(name="a")).plan.exclusive
+
+
+def test_mixed_leaves_some_vcpus_on_the_shared_pool():
+    plan = admitted(pod(vcpus=4, dedicated_vcpus=frozenset({2, 3})), machine())
+    assert [vcpu.pcpu for vcpu in plan.vcpus] == [None, None, 1, 5]
+    assert str(plan.exclusive) == "1,5"
+
+
+def test_require_takes_whole_cores_or_refuses():
+    plan = admitted(pod(vcpus=4, thread_policy="require"), machine())
+    assert str(plan.exclusive) == "1-2,5-6"
+    refusal = admit(pod(vcpus=3, thread_policy="require"), machine(), EMPTY, DEFAULTS)
+    assert (refusal.reasons[0].constraint, refusal.nearest) == (
+        "whole-cores",
+        NearestFit(change="use the thread policy prefer instead of require"),
+    )
+
+
+def test_require_leaves_broken_cores_to_others():
+    on = machine()
+    ledger = ledger_of(on, pod("odd", vcpus=1))
+    assert str(ledger.owned) == "1"
+    assert str(admitted(pod(vcpus=2, thread_policy="require"), on, ledger).exclusive) == "2,6"
+
+
+def test_isolate_owns_the_rest_of_its_cores():
+    on = machine()
+    plan = admitted(pod(vcpus=3, thread_policy="isolate"), on)
+    assert (str(plan.dedicated), str(plan.exclusive), str(plan.unpinned), str(plan.shared)) == ("1-2,5", "1-2,5-6", "6", "0,3-4,7")
+    assert str(admitted(pod("next", vcpus=1), on, Ledger(entries=(entry(plan),))).exclusive) == "3"
+
+
+def test_prefer_takes_siblings_even_where_the_host_spreads():
+    options = Options(cpu=CpuPolicyOptions(distribute_cpus_across_cores=True))
+    assert str(admitted(pod(vcpus=2), machine(), EMPTY, options).exclusive) == "1-2"
+    assert str(admitted(pod(vcpus=2, thread_policy="prefer"), machine(), EMPTY, options).exclusive) == "1,5"
+
+
+def test_single_l3_stays_in_one_group_or_says_what_each_group_has():
+    on = machine(nodes=2)
+    plan = admitted(pod(vcpus=6, single_l3=True), on)
+    assert str(plan.exclusive) == "1-3,9-11"
+    refusal = admit(pod(vcpus=9, single_l3=True), on, EMPTY, DEFAULTS)
+    assert [(one.constraint, one.node, one.free) for one in refusal.reasons] == [("single-l3", 0, "6"), ("single-l3", 1, "8")]
+    assert refusal.nearest == NearestFit(change="let the VM's CPUs lie in several L3 groups")
+
+
+def test_restricted_refuses_what_could_fit_one_empty_node_and_names_a_vm_to_move():
+    on = machine(nodes=2)
+    options = Options(topology_policy="restricted")
+    ledger = ledger_of(on, pod("small", vcpus=3), pod("big", vcpus=4), options=options)
+    refusal = admit(pod(vcpus=5), on, ledger, options)
+    assert (refusal.message, refusal.reason) == ("Resources cannot be allocated with Topology locality", "TopologyAffinityError")
+    assert [(one.constraint, one.node, one.free) for one in refusal.reasons[1:]] == [("cpus-on-node", 0, "3"), ("cpus-on-node", 1, "4")]
+    assert refusal.nearest == NearestFit(change="use the topology policy best-effort instead of restricted")
+
+
+def test_a_full_machine_names_the_smallest_vm_whose_move_frees_enough():
+    on = machine()
+    ledger = ledger_of(on, pod("a", vcpus=3), pod("b", vcpus=2))
+    refusal = admit(pod(vcpus=2), on, ledger, DEFAULTS)
+    change = "ask for 1 CPU instead of 2, or move default/b away"
+    assert refusal.nearest == NearestFit(change=change, vm=VmName(name="b"))
+
+
+def test_container_scope_aligns_each_container_by_itself():
+    on = machine(nodes=2)
+    two = Quantity.of(2)
+    helper = Container(name="helper", requests={"cpu": two}, limits={"cpu": two})
+    plan = admitted(pod(vcpus=6, containers=(helper,)), on, EMPTY, Options(topology_scope="container", topology_policy="restricted"))
+    assert {one.container: str(one.cpus) for one in plan.assignments} == {"compute": "", "dedicated": "1-3,9-11", "helper": "4,12"}
+
+
+def test_strict_reservation_takes_the_reserved_cpus_out_of_the_pool():
+    options = Options(cpu=CpuPolicyOptions(strict_cpu_reservation=True))
+    assert str(admitted(pod(vcpus=2), machine(), EMPTY, options).shared) == "2-3,6-7"
+    refusal = admit(pod(vcpus=6), machine(), EMPTY, options)
+    assert refusal.reasons[0].constraint == "shared-pool"
+
+
+def test_options_that_contradict_each_other_are_one_error_with_every_field():
+    options = Options(
+        cpu=CpuPolicyOptions(full_pcpus_only=True, distribute_cpus_across_cores=True, distribute_cpus_across_numa=True),
+    )
+    with pytest.raises(InputError) as fault:
+        admit(pod(), machine(), EMPTY, options)
+    assert [(one.field, one.message) for one in fault.value.problems] == [
+        (
+            "cpu.full_pcpus_only",
+            "static policy options full-pcpus-only and distribute-cpus-across-cores can not be used at the same time",
+        ),
+        (
+            "cpu.distribute_cpus_across_numa",
+            "static policy options distribute-cpus-across-numa and distribute-cpus-across-cores can not be used at the same time",
+        ),
+    ]
+
+
+def test_full_cores_only_carries_the_kubelets_smt_text():
+    options = Options(cpu=CpuPolicyOptions(full_pcpus_only=True))
+    refusal = admit(pod(vcpus=3), machine(), EMPTY, options)
+    assert (refusal.message, refusal.reason) == (
+        "SMT Alignment Error: requested 3 cpus not multiple cpus per core = 2",
+        "SMTAlignmentError",
+    )
+    assert refusal.nearest == NearestFit(change="ask for 2 CPUs instead of 3")
+
+
+def test_reserved_cpus_that_do_not_exist_are_an_input_error():
+    with pytest.raises(InputError, match="CPUs 99 cannot be reserved"):
+        admit(pod(), machine(), EMPTY, Options(reserved_cpus=CpuSet.of(0, 99)))
+
+
+def test_cpus_outside_what_the_system_may_use_are_never_touched():
+    on = replace(machine(), allowed=CpuSet.parse("2-3,6-7"))
+    plan = admitted(pod(vcpus=2), on)
+    assert (str(plan.exclusive), str(plan.shared)) == ("3,7", "2,6")

@@ -2,109 +2,143 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from quietcore.model import Assignment, Container, CpuSet, LauncherPod, Ledger, Machine, Options, Plan, Reason, Refusal, VcpuPlacement
-from quietcore.placement.allocator import allocate, check_options
+from quietcore.model import Assignment, CpuSet, LauncherPod, Ledger, Machine, Options, Plan, Reason, Refusal, VcpuPlacement, union
+from quietcore.placement.cpu_hints import container_hints, pod_hints
+from quietcore.placement.explain import with_reasons
+from quietcore.placement.guest_cells import GuestNuma, guest_cells
+from quietcore.placement.hints import ProviderHints
+from quietcore.placement.host_books import HostBooks
+from quietcore.placement.modes import broken_cores, l3_groups, narrowed, no_l3_group, widened
+from quietcore.placement.nearest import nearest_fit
 from quietcore.placement.packed import Taken
-from quietcore.placement.reserved import reserved_cpus
-from quietcore.placement.topology import CpuTopology
+from quietcore.placement.pod_level import allocate_pod
+from quietcore.placement.static_policy import counts
+from quietcore.placement.topology_manager import admits, affinity_refusal, allocation_refusal, merge
 from quietcore.placement.vcpu_order import SHARED, VcpuOrder, order_vcpus
+
+_NOTHING = Taken(cpus=CpuSet())
 
 
 def admit(pod: LauncherPod, machine: Machine, ledger: Ledger, options: Options) -> Plan | Refusal:
     """Decide what the VM gets on this machine beside the VMs of the ledger; an entry of the same VM counts as absent.
 
+    A refusal carries the kubelet's (or KubeVirt's) text, every constraint that failed, and the nearest change that would fit.
     Raises InputError for options that contradict each other or the machine.
     """
-    host = _Host.of(machine, ledger.without(pod.vm), options)
-    taken = _exclusive_cpus(pod, host)
-    if isinstance(taken, Refusal):
-        return replace(taken, vm=pod.vm)
-    answer = _plan(pod, host, taken)
-    return replace(answer, vm=pod.vm) if isinstance(answer, Refusal) else answer
+    books = HostBooks.of(machine, ledger.without(pod.vm), options)
+    answer = decide(pod, books)
+    if isinstance(answer, Plan):
+        return answer
+    explained = with_reasons(answer, pod, books)
+    return replace(explained, vm=pod.vm, nearest=nearest_fit(explained, pod, books, decide))
+
+
+def decide(pod: LauncherPod, books: HostBooks) -> Plan | Refusal:
+    """`admit` on open books, without the explanation of a refusal."""
+    offered = narrowed(books, pod.guest)
+    if not (pod.guest.single_l3 and pod.guest.dedicated_vcpus):
+        return _place(pod, offered)
+    for _, one_group in l3_groups(offered):
+        answer = _place(pod, one_group)
+        if isinstance(answer, Plan):
+            return answer
+    return no_l3_group(offered, counts(books.policy, pod, pod.containers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Host:
-    """One machine at one moment: what may be handed out, and what is left for everybody."""
+class _Granted:
+    """The CPUs of every container, with the rules that took them."""
 
-    machine: Machine
-    options: Options
-    topology: CpuTopology
-    available: CpuSet
-    pool: CpuSet
-
-    @classmethod
-    def of(cls, machine: Machine, ledger: Ledger, options: Options) -> _Host:
-        topology = CpuTopology.from_machine(machine)
-        check_options(options.cpu, options.topology_policy, topology)
-        reserved = reserved_cpus(machine, options)
-        free = machine.usable - ledger.owned
-        return cls(
-            machine=machine,
-            options=options,
-            topology=topology,
-            available=free - reserved,
-            pool=free - reserved if options.cpu.strict_cpu_reservation else free,
-        )
+    containers: Mapping[str, Taken]
+    pod: CpuSet = CpuSet()
 
 
-def _wanted(pod: LauncherPod, container: Container) -> int:
-    cpu = container.requests.get("cpu")
-    if pod.qos != "Guaranteed" or cpu is None or not cpu.is_whole:
-        return 0
-    return cpu.value
+def _place(pod: LauncherPod, books: HostBooks) -> Plan | Refusal:
+    """One attempt. CPUs in use are never handed out, not even where a kubelet of 1.36 does so (uneven machines)."""
+    answer = _attempt(pod, books)
+    in_use = answer.exclusive - _grantable(books) if isinstance(answer, Plan) else CpuSet()
+    if not in_use:
+        return answer
+    sound = _attempt(pod, books.with_policy(replace(books.policy, compat="fixed")))
+    if isinstance(sound, Refusal):
+        return sound
+    return replace(sound, notes=(*sound.notes, f"a kubelet of 1.36 would have handed out CPUs {in_use}, which are reserved or in use"))
 
 
-def _exclusive_cpus(pod: LauncherPod, host: _Host) -> dict[str, Taken] | Refusal:
-    available = host.available
-    result: dict[str, Taken] = {}
-    for container in pod.containers:
-        count = _wanted(pod, container)
-        taken = allocate(host.topology, available, count, host.options.cpu, host.options.compat)
-        if isinstance(taken, Refusal):
-            return taken
-        result[container.name] = taken
-        available -= taken.cpus
-    return result
+def _grantable(books: HostBooks) -> CpuSet:
+    return books.machine.usable - books.ledger.owned - books.policy.reserved
 
 
-def _plan(pod: LauncherPod, host: _Host, taken: dict[str, Taken]) -> Plan | Refusal:
-    guest = pod.guest
-    owned = taken.get(guest.vcpu_container, Taken(cpus=CpuSet()))
-    order = _order(pod, host, owned)
+def _attempt(pod: LauncherPod, books: HostBooks) -> Plan | Refusal:
+    granted = _grant_pod(pod, books) if _is_pod_level(pod, books) else _grant_containers(pod, books)
+    if isinstance(granted, Refusal):
+        return granted
+    owned = granted.containers.get(pod.guest.vcpu_container, _NOTHING)
+    refusal = broken_cores(books, pod.guest, owned.cpus)
+    if refusal is not None:
+        return refusal
+    order = _order(pod, books, owned)
     if isinstance(order, Refusal):
         return order
-    exclusive = CpuSet()
-    for one in taken.values():
-        exclusive |= one.cpus
-    shared = host.pool - exclusive
-    emulator = _emulator(pod, order, shared)
-    if not emulator:
-        message = "no CPU is left for the VM's other threads: the shared pool would be empty"
-        return Refusal(message=message, reasons=(Reason(constraint="shared-pool", message=message, wanted="1", free="0"),))
-    return Plan(
-        vm=pod.vm,
-        uid=pod.uid,
-        strategy=guest.strategy,
-        vcpus=order.vcpus,
-        shared=shared,
-        emulator=emulator,
-        io=MappingProxyType({thread: CpuSet.of(cpu) for thread, cpu in enumerate(order.io, 1)}),
-        unpinned=order.leftover,
-        assignments=tuple(Assignment(container=container.name, cpus=taken[container.name].cpus) for container in pod.containers),
-        notes=order.notes,
-    )
+    numa = _guest_numa(pod, books, order)
+    if isinstance(numa, Refusal):
+        return numa
+    return _plan(pod, books, granted, order, numa)
 
 
-def _order(pod: LauncherPod, host: _Host, owned: Taken) -> VcpuOrder | Refusal:
+def _is_pod_level(pod: LauncherPod, books: HostBooks) -> bool:
+    policy = books.policy
+    return policy.is_pod_level(pod) and policy.pod_level_resource_managers and books.options.topology_scope == "pod"
+
+
+def _affinity(books: HostBooks, providers: list[ProviderHints]) -> int | Refusal | None:
+    """The node mask on which the Topology Manager settles; None for any."""
+    policy = books.options.topology_policy
+    if policy == "none":
+        return None
+    hint = merge(policy, books.numa, providers)
+    return hint.mask if admits(policy, hint) else affinity_refusal(policy, hint)
+
+
+def _grant_pod(pod: LauncherPod, books: HostBooks) -> _Granted | Refusal:
+    affinity = _affinity(books, [pod_hints(books.policy, books.cpus, pod)])
+    if isinstance(affinity, Refusal):
+        return affinity
+    answer = allocate_pod(books.policy, books.cpus, pod, affinity)
+    if isinstance(answer, Refusal):
+        return allocation_refusal(answer)
+    containers = {name: Taken(cpus=cpus) for name, cpus in answer.containers.items()}
+    return _Granted(containers=containers, pod=answer.state.pod_assignments.get(pod.uid, CpuSet()))
+
+
+def _grant_containers(pod: LauncherPod, books: HostBooks) -> _Granted | Refusal:
+    """Container by container, as Kubernetes admits them: hints, merge, allocation; under pod scope the hints come once."""
+    policy, state = books.policy, books.cpus
+    once = books.options.topology_scope == "pod"
+    affinity = _affinity(books, [pod_hints(policy, state, pod)]) if once else None
+    granted: dict[str, Taken] = {}
+    for container in pod.containers:
+        if not once:
+            affinity = _affinity(books, [container_hints(policy, state, pod, container)])
+        if isinstance(affinity, Refusal):
+            return affinity
+        answer = policy.allocate(state, pod, container, affinity)
+        if isinstance(answer, Refusal):
+            return allocation_refusal(answer)
+        state, granted[container.name] = answer.state, answer.taken
+    return _Granted(containers=granted)
+
+
+def _order(pod: LauncherPod, books: HostBooks, owned: Taken) -> VcpuOrder | Refusal:
     guest = pod.guest
     if not guest.dedicated_vcpus:
         return VcpuOrder(vcpus=tuple(VcpuPlacement(vcpu=vcpu, rule=SHARED) for vcpu in range(guest.topology.vcpus)))
     order = order_vcpus(
-        host.machine,
+        books.machine,
         owned.cpus,
         guest.topology,
         strict=guest.numa_passthrough,
@@ -122,9 +156,63 @@ def _with_rule(vcpu: VcpuPlacement, owned: Taken) -> VcpuPlacement:
     return vcpu if vcpu.pcpu is None else replace(vcpu, rule=f"{owned.rule_of(vcpu.pcpu)}; {vcpu.rule}")
 
 
-def _emulator(pod: LauncherPod, order: VcpuOrder, shared: CpuSet) -> CpuSet:
+def _guest_numa(pod: LauncherPod, books: HostBooks, order: VcpuOrder) -> GuestNuma | Refusal:
+    guest = pod.guest
+    if not guest.numa_passthrough:
+        return GuestNuma(cells=(), memory=())
+    pins = {vcpu.vcpu: vcpu.pcpu for vcpu in order.vcpus if vcpu.pcpu is not None}
+    return guest_cells(books.machine, pins, guest.memory_bytes, guest.hugepage_bytes)
+
+
+def _plan(pod: LauncherPod, books: HostBooks, granted: _Granted, order: VcpuOrder, numa: GuestNuma) -> Plan | Refusal:
+    guest = pod.guest
+    assignments = [
+        Assignment(container=container.name, cpus=granted.containers.get(container.name, _NOTHING).cpus) for container in pod.containers
+    ]
+    assignments = [
+        replace(one, cpus=widened(books, guest, one.cpus)) if one.container == guest.vcpu_container else one for one in assignments
+    ]
+    exclusive = union(one.cpus for one in assignments)
+    if granted.pod - exclusive:
+        assignments.append(Assignment(container="", cpus=granted.pod - exclusive))
+        exclusive |= granted.pod
+    shared = _shared_pool(books) - exclusive
+    used = CpuSet.from_iterable(vcpu.pcpu for vcpu in order.vcpus if vcpu.pcpu is not None)
+    held = next((one.cpus for one in assignments if one.container == guest.vcpu_container), CpuSet())
+    helpers = CpuSet.from_iterable(order.io) | order.emulator
+    plan = Plan(
+        vm=pod.vm,
+        uid=pod.uid,
+        strategy=guest.strategy,
+        vcpus=order.vcpus,
+        shared=shared,
+        emulator=_emulator(pod, order, shared, held),
+        io=MappingProxyType({thread: CpuSet.of(cpu) for thread, cpu in enumerate(order.io, 1)}),
+        unpinned=held - used - helpers,
+        memory=numa.memory,
+        cells=numa.cells,
+        assignments=tuple(assignments),
+        notes=order.notes,
+    )
+    return _empty_pool(plan, books) or plan
+
+
+def _shared_pool(books: HostBooks) -> CpuSet:
+    """The pool before this VM; what a mode withheld from the VM is still everybody's."""
+    pool = books.machine.usable - books.ledger.owned
+    return pool - books.policy.reserved if books.options.cpu.strict_cpu_reservation else pool
+
+
+def _emulator(pod: LauncherPod, order: VcpuOrder, shared: CpuSet, held: CpuSet) -> CpuSet:
     if not pod.guest.dedicated_vcpus or pod.guest.strategy == "dedicated":
         return shared
-    if pod.guest.strategy == "housekeeping":
-        return order.emulator
-    return CpuSet.from_iterable(vcpu.pcpu for vcpu in order.vcpus if vcpu.pcpu is not None) | order.leftover
+    return order.emulator if pod.guest.strategy == "housekeeping" else held
+
+
+def _empty_pool(plan: Plan, books: HostBooks) -> Refusal | None:
+    """The refusal of a plan after which threads of this or another VM would have no CPU to run on."""
+    needy = [one.vm for one in (plan, *books.ledger.plans) if one.strategy == "dedicated" or not one.dedicated]
+    if plan.shared or not needy:
+        return None
+    message = f"the shared pool would be empty, but threads of {needy[0]} run there"
+    return Refusal(message=message, reasons=(Reason(constraint="shared-pool", message=message, wanted="1", free="0"),))

@@ -1,0 +1,133 @@
+"""The nearest change with which a refused VM would fit; each suggestion was tried before it is made.
+
+At most two trials, so that "no" stays about as quick as "yes".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+from quietcore.model import Container, CpuSet, GuestTopology, LauncherPod, NearestFit, Plan, Quantity, Refusal, VmName
+from quietcore.placement.explain import wanted_cpus
+from quietcore.placement.hints import fewest_nodes
+from quietcore.placement.host_books import HostBooks
+from quietcore.placement.modes import narrowed
+from quietcore.placement.topology_manager import AFFINITY_ERROR
+
+Decide: TypeAlias = Callable[[LauncherPod, HostBooks], Plan | Refusal]
+RELAXED: Final = "best-effort"
+
+
+def nearest_fit(refusal: Refusal, pod: LauncherPod, books: HostBooks, decide: Decide) -> NearestFit | None:
+    """What would have to change: another policy or mode, or else one VM moved away or fewer CPUs; None where nothing of it helps."""
+    wanted = wanted_cpus(pod, books)
+    if not wanted:
+        return None
+    looser = _looser(refusal, pod, books, wanted)
+    if looser is not None and isinstance(decide(looser.pod, looser.books), Plan):
+        return NearestFit(change=looser.change)
+    moved = _moved(pod, books, wanted)
+    if moved is not None and not isinstance(decide(pod, moved.books), Plan):
+        moved = None
+    fewer = _fewer(pod, books, wanted) if looser is None else None
+    if fewer is not None and not isinstance(decide(fewer.pod, books), Plan):
+        fewer = None
+    changes = [trial.change for trial in (fewer, moved) if trial is not None]
+    return NearestFit(change=", or ".join(changes), vm=moved.vm if moved else None) if changes else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trial:
+    """A changed pod on changed books, and the change in words."""
+
+    change: str
+    pod: LauncherPod
+    books: HostBooks
+    vm: VmName | None = None
+
+
+def _looser(refusal: Refusal, pod: LauncherPod, books: HostBooks, wanted: int) -> _Trial | None:
+    """The one policy or mode whose loosening goes to the cause of this refusal."""
+    guest = pod.guest
+    if wanted > len(books.available):
+        return None
+    if refusal.reason == AFFINITY_ERROR:
+        relaxed = replace(books, options=replace(books.options, topology_policy=RELAXED))
+        return _Trial(change=f"use the topology policy {RELAXED} instead of {books.options.topology_policy}", pod=pod, books=relaxed)
+    if any(reason.constraint == "single-l3" for reason in refusal.reasons):
+        wide = replace(pod, guest=replace(guest, single_l3=False))
+        return _Trial(change="let the VM's CPUs lie in several L3 groups", pod=wide, books=books)
+    if guest.thread_policy in ("require", "isolate") and guest.dedicated_vcpus:
+        sharing = replace(pod, guest=replace(guest, thread_policy="prefer"))
+        return _Trial(change=f"use the thread policy prefer instead of {guest.thread_policy}", pod=sharing, books=books)
+    return None
+
+
+def _moved(pod: LauncherPod, books: HostBooks, wanted: int) -> _Trial | None:
+    """The smallest VM whose CPUs close the gap: that of the whole machine or, where there is none, that of some node."""
+    free = narrowed(books, pod.guest).available
+    if wanted > len(free):
+        gaps = [(wanted - len(free), books.topology.all_mask)]
+    else:
+        inside = [(node, (node.mask & free.mask).bit_count()) for node in books.topology.nodes]
+        gaps = [(wanted - count, node.mask) for node, count in inside if count < wanted <= node.mask.bit_count()]
+    helpful = [
+        (len(plan.exclusive), plan.vm)
+        for plan in books.ledger.plans
+        if any((plan.exclusive.mask & mask).bit_count() >= gap for gap, mask in gaps)
+    ]
+    if not helpful:
+        return None
+    vm = min(helpful)[1]
+    return _Trial(change=f"move {vm} away", pod=pod, books=books.without(vm), vm=vm)
+
+
+def _fewer(pod: LauncherPod, books: HostBooks, wanted: int) -> _Trial | None:
+    """The pod with as many CPUs as can be had, in whole cores where those are asked for."""
+    guest = pod.guest
+    count = _most(books, narrowed(books, guest).available, wanted - 1)
+    per_core = books.topology.cpus_per_core
+    if (books.options.cpu.full_pcpus_only or guest.thread_policy == "require") and per_core:
+        count -= count % per_core
+    vcpus = count - guest.io_cpus - guest.emulator_cpus
+    held = [container for container in pod.containers if container.name == guest.vcpu_container]
+    if vcpus < 1 or not held or books.policy.exclusive_count(pod, held[0]) != wanted:
+        return None
+    smaller = replace(
+        guest,
+        topology=_topology(guest.topology, vcpus),
+        dedicated_vcpus=frozenset(range(vcpus)),
+        realtime_vcpus=guest.realtime_vcpus & frozenset(range(vcpus)),
+    )
+    containers = tuple(_asking(container, count) if container is held[0] else container for container in pod.containers)
+    change = f"ask for {count} CPU{'s' if count > 1 else ''} instead of {wanted}"
+    return _Trial(change=change, pod=replace(pod, guest=smaller, containers=containers), books=books)
+
+
+def _most(books: HostBooks, free: CpuSet, limit: int) -> int:
+    """The most CPUs up to the limit for which the topology policy would still find a preferred set of nodes, where it wants one."""
+    if books.options.topology_policy in ("none", "best-effort"):
+        return min(len(free), limit)
+    sizes = {node.id: node.mask.bit_count() for node in books.topology.nodes}
+    inside = sorted(((node.mask & free.mask).bit_count() for node in books.topology.nodes), reverse=True)
+    nodes = 1 if books.options.topology_policy == "single-numa-node" else len(inside)
+    counts = [(size, min(sum(inside[:size]), limit)) for size in range(1, nodes + 1)]
+    return max((count for size, count in counts if count and fewest_nodes(sizes, count) == size), default=0)
+
+
+def _topology(topology: GuestTopology, vcpus: int) -> GuestTopology:
+    if vcpus % topology.threads:
+        return GuestTopology(cores=vcpus)
+    return GuestTopology(cores=vcpus // topology.threads, threads=topology.threads)
+
+
+def _asking(container: Container, count: int) -> Container:
+    cpus = {"cpu": Quantity.of(count)}
+    return replace(container, requests=_with(container.requests, cpus), limits=_with(container.limits, cpus))
+
+
+def _with(amounts: Mapping[str, Quantity], cpus: Mapping[str, Quantity]) -> Mapping[str, Quantity]:
+    return MappingProxyType({**amounts, **cpus})
