@@ -113,6 +113,14 @@ def test_lstopo_sees_the_same_machine_as_we_do(name: str) -> None:
     )
 
 
+def test_on_a_partitioned_kernel_lstopo_and_we_see_the_same() -> None:
+    ours = load((DATA / "partitioned.json").read_text())
+    theirs = load((DATA / "partitioned.xml").read_text())
+    nodes = tuple(replace(node, free_hugepages=None) for node in ours.nodes)
+    assert theirs == replace(ours, name="lab", nodes=nodes, isolated=CpuSet())
+    assert (ours.isolated, ours.allowed) == (CpuSet.parse("4-5"), CpuSet.parse("0-3,6-14"))
+
+
 def test_lstopo_names_intels_hybrid_cores() -> None:
     text = (DATA / "hybrid.xml").read_text()
     for speed, kind in (("3900", "IntelAtom"), ("5200", "IntelCore")):
@@ -157,6 +165,7 @@ def test_the_content_decides_how_a_machine_is_read() -> None:
 
 
 def test_a_recording_on_a_partitioned_host_needs_its_ledger() -> None:
-    recording = (DATA / "two-cpus.json").read_text().replace('cpuset.effective_cpus": "0-1', 'cpuset.effective_cpus": "0')
-    assert load(recording).usable == CpuSet.of(0)
-    assert load(recording, owned=CpuSet.of(1)).usable == CpuSet.parse("0-1")
+    recording = (DATA / "partitioned.json").read_text()
+    assert load(recording).usable == CpuSet.parse("0-3,6-14")
+    assert load(recording, owned=CpuSet.of(4)).usable == CpuSet.parse("0-4,6-14")
+    assert load(recording, owned=CpuSet.parse("4-5")).allowed is None

@@ -1,4 +1,7 @@
-"""A machine from hwloc's XML ("lstopo --of xml", version 2 of the format)."""
+"""A machine from hwloc's XML ("lstopo --disallowed --of xml", version 2 of the format).
+
+Without --disallowed lstopo leaves out where the CPUs of other cpusets and partitions sit; they then count as offline.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +100,7 @@ def _parse(text: str, file: str | None) -> etree._Element:
         ) from err
     version = root.get("version", "1")
     if root.tag != "topology" or version.partition(".")[0] != "2":
-        hint = "export it with lstopo 2.x: lstopo --of xml machine.xml"
+        hint = "export it with lstopo 2.x: lstopo --disallowed --of xml machine.xml"
         message = f"<{root.tag!s}> of version {version} is no lstopo export of version 2"
         raise InputError.of((Problem(message=message, file=file, field="topology", hint=hint),))
     return root
