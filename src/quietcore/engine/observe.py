@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quietcore.engine.world import World
 from quietcore.errors import OperationFailed
 from quietcore.host import cgroups, irqs, threads
-from quietcore.isolation import verify
-from quietcore.model import CgroupFacts, CpuSet, Entry, Finding, Plan, ThreadCensus, VmName
+from quietcore.isolation import IrqFact, verify
+from quietcore.model import CgroupFacts, Entry, Finding, Ledger, Plan, ThreadCensus, VmName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +40,8 @@ def observe(world: World, vm: VmName, *, probe_cpu: int | None = None) -> Observ
     return Observation(census=census, facts=cgroups.facts(world.fs, tree, groups, probe))
 
 
-def findings_of(world: World, entry: Entry, plan: Plan, seen: Observation, *, own: Iterable[int] = ()) -> tuple[Finding, ...]:
-    """Check a VM against its plan, with everybody else who may run on its CPUs. `own` are the processes of our VMs."""
+def findings_of(world: World, entry: Entry, plan: Plan, seen: Observation, ledger: Ledger) -> tuple[Finding, ...]:
+    """Check a VM against its plan, with everybody else who may run on its CPUs."""
     cpus = plan.dedicated
     realtime = entry.spec.cpu.realtime
     return verify(
@@ -51,14 +50,11 @@ def findings_of(world: World, entry: Entry, plan: Plan, seen: Observation, *, ow
         seen.facts,
         entry.mechanism,
         priority=realtime.priority if realtime else 1,
-        foreign=threads.foreign_tasks(world.fs, cpus, {seen.census.pid, *own}) if cpus else (),
-        irqs=irqs.irqs(world.fs) if cpus else (),
+        foreign=threads.foreign_tasks(world.fs, cpus, {seen.census.pid}) if cpus else (),
+        irqs=_irqs(world, ledger) if cpus else (),
     )
 
 
-def pool(entries: Iterable[Entry], usable: CpuSet) -> CpuSet:
-    """The shared pool: every usable CPU that no VM of the ledger owns."""
-    for entry in entries:
-        if entry.plan is not None:
-            usable -= entry.plan.exclusive
-    return usable
+def _irqs(world: World, ledger: Ledger) -> tuple[IrqFact, ...]:
+    """The interrupts; one that the kernel would not let us move counts as the kernel's own."""
+    return tuple(replace(irq, managed=irq.managed or irq.irq in ledger.unmovable_irqs) for irq in irqs.irqs(world.fs))

@@ -194,10 +194,9 @@ def _threaded_group(facts: CgroupFacts, group: str) -> Iterator[Step]:
 
 
 def _no_quota(facts: CgroupFacts) -> Iterator[Step]:
-    """vCPU threads stay below these levels, so a finite quota on any of them would throttle the guest to a few per cent."""
-    for level in facts.levels:
-        if level in facts.quotas:
-            yield SetValue(path=facts.file(level, "cpu.max"), value="max", readback="prefix")
+    """A finite quota on the VM's own group would throttle its vCPUs; one further up is the administrator's and an error of verify."""
+    if facts.home in facts.quotas:
+        yield SetValue(path=facts.file(facts.home, "cpu.max"), value="max", readback="prefix")
 
 
 def _non_vcpu(plan: Plan, facts: CgroupFacts | None = None) -> CpuSet:

@@ -52,11 +52,13 @@ class Entry:
 class Ledger:
     """All VMs, sorted by name. Raises ValueError for a CPU with two owners or a VM that is listed twice.
 
-    `irqs` keeps the CPUs (as a list text) that an interrupt was allowed on before we moved it off dedicated ones.
+    `irqs` keeps the CPUs (as a list text) that an interrupt was allowed on before we moved it off dedicated ones;
+    `unmovable_irqs` are those that the kernel would not let us move.
     """
 
     entries: tuple[Entry, ...] = ()
     irqs: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    unmovable_irqs: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         names = [entry.vm for entry in self.entries]

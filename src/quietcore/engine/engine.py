@@ -1,0 +1,216 @@
+"""The engine: what every front end calls. Each method is one transaction under the host's lock, or reads without it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from quietcore.engine.observe import Observation, findings_of, observe
+from quietcore.engine.pool import current_plan
+from quietcore.engine.reconcile import Restarted, recover, restart, stop
+from quietcore.engine.settle import settle
+from quietcore.engine.start import Decision, decide, start
+from quietcore.engine.world import World
+from quietcore.errors import InputError, Problem
+from quietcore.host.topology import read_machine
+from quietcore.model import Entry, Finding, Ledger, Machine, Plan, Refusal, VmName, VmSpec
+from quietcore.virt.hypervisor import DomainView
+
+Result: TypeAlias = Literal["created", "started", "unchanged", "repaired", "stored", "stopped", "refused"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What `apply` did with one VM."""
+
+    vm: VmName
+    result: Result
+    plan: Plan | None = None
+    refusal: Refusal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmView:
+    """One VM as a reader sees it: the books, the domain as it is now, and the plan with today's shared pool."""
+
+    entry: Entry
+    domain: DomainView | None
+    plan: Plan | None
+
+    @property
+    def phase(self) -> str:
+        """KubeVirt's word for where the VM is in its life."""
+        if self.entry.phase == "creating":
+            return "Scheduling"
+        if self.entry.phase == "deleting":
+            return "Terminating"
+        if self.entry.phase == "stopped" or self.domain is None:
+            return "Stopped"
+        return {"running": "Running", "paused": "Paused"}.get(self.domain.state, "Unknown")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """The check of one VM: it is ok when no finding is an error."""
+
+    vm: VmName
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+
+class Engine:
+    """One host's VMs."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def machine(self, ledger: Ledger) -> Machine:
+        """The host as it is now. CPUs inside our own partitions are hidden from everybody, yet ours to give."""
+        return read_machine(self.world.fs, owned=ledger.owned)
+
+    def apply(self, spec: VmSpec, text: str) -> Outcome:
+        """Make one VM be as its manifest says. The same manifest again changes nothing, or repairs what drifted."""
+        with self.world.books.locked():
+            ledger = self.world.books.load()
+            machine = self.machine(ledger)
+            ledger = recover(self.world, machine, ledger)
+            entry = ledger.find(spec.vm)
+            wanted = Entry(spec=spec, digest=_digest(text), manifest=text, phase="stopped")
+            if entry is None:
+                return self._first(machine, ledger, wanted)
+            if entry.phase == "running":
+                return self._again(machine, ledger, entry, wanted)
+            if not _starts(spec):
+                self.world.books.save(ledger.with_entry(replace(wanted, boot_id=entry.boot_id)))
+                return Outcome(vm=spec.vm, result="unchanged" if entry.digest == wanted.digest else "stored")
+            return self._started(machine, ledger, replace(wanted, known=True, boot_id=entry.boot_id), "started")
+
+    def delete(self, vm: VmName, *, grace_s: int | None = None) -> bool:
+        """End a VM and remove all traces of it. False when there is no such VM."""
+        with self.world.books.locked():
+            ledger = self.world.books.load()
+            machine = self.machine(ledger)
+            ledger = recover(self.world, machine, ledger)
+            entry = ledger.find(vm)
+            if entry is None:
+                return False
+            grace = entry.spec.termination_grace_seconds if grace_s is None else grace_s
+            stop(self.world, machine, ledger, entry, keep=False, grace_s=grace)
+            return True
+
+    def reconcile(self) -> tuple[Restarted, ...]:
+        """What runs once after a boot: finish, undo, free, and start what its run strategy wants running."""
+        with self.world.books.locked():
+            ledger = self.world.books.load()
+            machine = self.machine(ledger)
+            ledger = recover(self.world, machine, ledger)
+            for entry in ledger.entries:
+                if entry.phase == "running" and entry.plan is not None:
+                    settle(self.world, entry, current_plan(self.world, machine, ledger, entry.plan))
+            return restart(self.world, machine, ledger)[1]
+
+    def plan(self, spec: VmSpec, machine: Machine, ledger: Ledger) -> Decision:
+        """Where a VM would go. Needs neither rights nor libvirt."""
+        return decide(spec, machine, ledger, self.world)
+
+    def views(self) -> tuple[VmView, ...]:
+        """Every VM of the books beside what libvirt says, without the lock."""
+        ledger = self.world.books.load()
+        if not ledger.entries:
+            return ()
+        domains = {view.name: view for view in self.world.hypervisor.domains()} if _any_active(ledger) else {}
+        machine = self.machine(ledger)
+        return tuple(self._view(entry, domains, machine, ledger) for entry in ledger.entries)
+
+    def view(self, vm: VmName) -> VmView | None:
+        """One VM, or None."""
+        return next((view for view in self.views() if view.entry.vm == vm), None)
+
+    def observation(self, vm: VmName) -> Observation:
+        """The threads and cgroups of a running VM."""
+        return observe(self.world, vm)
+
+    def verify(self, view: VmView) -> Verification:
+        """Read the kernel back and compare it with the plan."""
+        vm = view.entry.vm
+        if view.entry.phase == "stopped":
+            return Verification(vm=vm, findings=())
+        if view.domain is None or view.plan is None:
+            gone = Finding(
+                code="domain-missing",
+                severity="error",
+                kind="domain",
+                id=vm.domain,
+                expected="a running domain",
+                actual="none",
+                hint="the guest ended or was ended from outside; `quietcore agent --once` acts on its run strategy",
+            )
+            return Verification(vm=vm, findings=(gone,))
+        ledger = self.world.books.load()
+        return Verification(vm=vm, findings=findings_of(self.world, view.entry, view.plan, self.observation(vm), ledger))
+
+    def _first(self, machine: Machine, ledger: Ledger, wanted: Entry) -> Outcome:
+        stranger = self.world.hypervisor.find(wanted.vm.domain)
+        if stranger is not None:
+            raise InputError.of(
+                (
+                    Problem(
+                        message=f"libvirt already has a domain {wanted.vm.domain} that is not in our books",
+                        code="domain-exists",
+                        hint=f"end it first (virsh destroy {wanted.vm.domain}) or give the VM another name",
+                    ),
+                )
+            )
+        if not _starts(wanted.spec):
+            self.world.books.save(ledger.with_entry(wanted))
+            return Outcome(vm=wanted.vm, result="stored")
+        return self._started(machine, ledger, wanted, "created")
+
+    def _again(self, machine: Machine, ledger: Ledger, entry: Entry, wanted: Entry) -> Outcome:
+        if not _starts(wanted.spec):
+            ledger = stop(self.world, machine, ledger, entry, keep=True, grace_s=entry.spec.termination_grace_seconds)
+            self.world.books.save(ledger.with_entry(replace(wanted, boot_id=entry.boot_id)))
+            return Outcome(vm=wanted.vm, result="stopped")
+        if replace(wanted.spec, run_strategy=entry.spec.run_strategy) != entry.spec:
+            raise InputError.of(
+                (
+                    Problem(
+                        message=f"{wanted.vm} runs with another manifest, and a running VM cannot be changed",
+                        code="changed-while-running",
+                        hint=f"`quietcore diff -f FILE` shows what differs; `quietcore delete {wanted.vm.name}` first to replace it",
+                    ),
+                )
+            )
+        if entry.plan is None:
+            raise AssertionError(f"{entry.vm} runs without a plan")
+        self.world.books.save(ledger.with_entry(replace(entry, spec=wanted.spec, digest=wanted.digest, manifest=wanted.manifest)))
+        writes = settle(self.world, entry, current_plan(self.world, machine, ledger, entry.plan))
+        return Outcome(vm=wanted.vm, result="repaired" if writes else "unchanged", plan=entry.plan)
+
+    def _started(self, machine: Machine, ledger: Ledger, wanted: Entry, result: Result) -> Outcome:
+        answer = start(self.world, machine, ledger, wanted)
+        if isinstance(answer, Refusal):
+            return Outcome(vm=wanted.vm, result="refused", refusal=answer)
+        return Outcome(vm=wanted.vm, result=result, plan=answer[1].plan)
+
+    def _view(self, entry: Entry, domains: Mapping[str, DomainView], machine: Machine, ledger: Ledger) -> VmView:
+        plan = current_plan(self.world, machine, ledger, entry.plan) if entry.plan is not None else None
+        return VmView(entry=entry, domain=domains.get(entry.vm.domain), plan=plan)
+
+
+def _starts(spec: VmSpec) -> bool:
+    return spec.run_strategy not in {"Halted", "Manual"}
+
+
+def _any_active(ledger: Ledger) -> bool:
+    return any(entry.phase != "stopped" for entry in ledger.entries)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,128 @@
+"""Finishing or undoing what a killed command left, and bringing the VMs of a host to what their run strategies say.
+
+books say    domain is    then
+creating     running      it had been resumed: checked and kept
+creating     else         the start is undone
+deleting     any          the deletion is finished
+running      gone         it ended, or the host rebooted: its CPUs are free; started again where its strategy says so
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from quietcore.engine.observe import findings_of, observe
+from quietcore.engine.pool import current_plan, follow_pool, interrupts_away
+from quietcore.engine.start import start
+from quietcore.engine.teardown import ask_to_end, tear_down
+from quietcore.engine.world import Event, World
+from quietcore.errors import OperationFailed
+from quietcore.model import Entry, Ledger, Machine, Refusal, VmName
+
+Ending: TypeAlias = Literal["ended", "rebooted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restarted:
+    """One VM that was started again, or why it could not be."""
+
+    vm: VmName
+    refusal: Refusal | None = None
+
+
+def recover(world: World, machine: Machine, ledger: Ledger) -> Ledger:
+    """Finish or undo every intent, and free the CPUs of VMs that ended. The caller holds the lock. The result is on disk."""
+    changed = False
+    for entry in ledger.entries:
+        view = world.hypervisor.find(entry.vm.domain) if entry.phase != "stopped" else None
+        match entry.phase:
+            case "stopped":
+                continue
+            case "creating" if view is not None and view.state == "running" and _is_sound(world, machine, ledger, entry):
+                ledger = ledger.with_entry(replace(entry, phase="running"))
+                _tell(world, entry.vm, "finished", "a start that had been cut off")
+            case "creating":
+                tear_down(world, entry.vm, ledger.without(entry.vm))
+                ledger = ledger.with_entry(_stopped(entry)) if entry.known else ledger.without(entry.vm)
+                _tell(world, entry.vm, "undone", "a start that had been cut off")
+            case "deleting":
+                tear_down(world, entry.vm, ledger.without(entry.vm))
+                ledger = ledger.without(entry.vm)
+                _tell(world, entry.vm, "deleted", "a deletion that had been cut off")
+            case "running" if view is None:
+                tear_down(world, entry.vm, ledger.without(entry.vm))
+                ledger = ledger.with_entry(_stopped(entry))
+                _tell(world, entry.vm, "stopped", "the host rebooted" if entry.boot_id != world.boot_id else "it ended")
+            case "running":
+                continue
+        changed = True
+        world.books.save(ledger)
+    if changed:
+        ledger = interrupts_away(world, ledger)
+        follow_pool(world, machine, ledger)
+    return ledger
+
+
+def restart(world: World, machine: Machine, ledger: Ledger) -> tuple[Ledger, tuple[Restarted, ...]]:
+    """Start every stopped VM whose run strategy wants it to run. The caller holds the lock and has recovered.
+
+    `Always` always; `RerunOnFailure` after a reboot of the host, which is a failure; a bare VirtualMachineInstance never, as
+    in KubeVirt, where it ends with its node.
+    """
+    outcomes = []
+    for entry in ledger.entries:
+        if entry.phase != "stopped" or not _wants_to_run(world, entry):
+            continue
+        try:
+            answer = start(world, machine, ledger, replace(entry, known=True))
+        except OperationFailed as err:
+            _tell(world, entry.vm, "failed", str(err))
+            outcomes.append(Restarted(vm=entry.vm, refusal=Refusal(message=str(err), vm=entry.vm, reason="StartFailed")))
+            continue
+        if isinstance(answer, Refusal):
+            outcomes.append(Restarted(vm=entry.vm, refusal=answer))
+        else:
+            ledger = answer[0]
+            outcomes.append(Restarted(vm=entry.vm))
+    return ledger, tuple(outcomes)
+
+
+def _wants_to_run(world: World, entry: Entry) -> bool:
+    strategy = entry.spec.run_strategy
+    return strategy == "Always" or (strategy == "RerunOnFailure" and bool(entry.boot_id) and entry.boot_id != world.boot_id)
+
+
+def _stopped(entry: Entry) -> Entry:
+    """The entry of a VM that owns nothing any more; the boot of its last start stays, to tell a reboot from an end."""
+    return replace(entry, phase="stopped", plan=None, restore=(), limits=(), cgroup_home="", directory="", mechanism="affinity")
+
+
+def _is_sound(world: World, machine: Machine, ledger: Ledger, entry: Entry) -> bool:
+    if entry.plan is None:
+        return False
+    plan = current_plan(world, machine, ledger, entry.plan)
+    findings = findings_of(world, entry, plan, observe(world, entry.vm), ledger)
+    return not any(finding.severity == "error" for finding in findings)
+
+
+def _tell(world: World, vm: VmName, step: str, detail: str) -> None:
+    world.report(Event(vm=vm, step=step, detail=detail, seconds=0.0))
+
+
+def stop(world: World, machine: Machine, ledger: Ledger, entry: Entry, *, keep: bool, grace_s: int) -> Ledger:
+    """Stop one VM and free what it owns; with `keep` it stays in the books. The caller holds the lock. The result is on disk.
+
+    A stop that is cut off is finished as a deletion, unless it was to be kept: then the books still say `running` until the
+    domain is gone, and the next command sees that it ended.
+    """
+    if not keep:
+        ledger = ledger.with_entry(replace(entry, phase="deleting"))
+        world.books.save(ledger)
+    ask_to_end(world, entry.vm, grace_s)
+    tear_down(world, entry.vm, ledger.without(entry.vm))
+    ledger = ledger.with_entry(_stopped(entry)) if keep else ledger.without(entry.vm)
+    world.books.save(ledger)
+    ledger = interrupts_away(world, ledger)
+    follow_pool(world, machine, ledger)
+    return ledger

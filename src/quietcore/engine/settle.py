@@ -1,0 +1,80 @@
+"""Putting the threads of a running VM where its plan says, until a fresh look finds nothing more to do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from quietcore.engine.apply import Applier
+from quietcore.engine.observe import Observation, observe
+from quietcore.engine.undo import UndoStack
+from quietcore.engine.world import World
+from quietcore.host import cgroups, threads
+from quietcore.isolation import Isolation, isolate, mechanism_of
+from quietcore.model import Entry, HostThread, Plan, SetScheduler
+
+_ROUNDS: Final = 4
+"""QEMU's workers come and go: the census is repeated until it finds nothing to do, at most this often."""
+
+
+def choose(world: World, entry: Entry, plan: Plan, seen: Observation) -> Entry:
+    """Decide on the mechanism, and what the books must know before the first write: its groups, what kernel threads had."""
+    mechanism = mechanism_of(plan, seen.facts)
+    entry = replace(entry, mechanism=mechanism, cgroup_home=seen.facts.home if seen.facts.layout != "none" else "")
+    isolation = _isolation(world, entry, plan, seen)
+    raised = {step.tid for step in isolation.steps if isinstance(step, SetScheduler)}
+    restore = tuple(
+        SetScheduler(tid=thread.tid, policy=thread.policy, priority=thread.priority)
+        for thread in _kthreads(world, plan)
+        if thread.tid in raised
+    )
+    return replace(entry, restore=restore, limits=isolation.limits)
+
+
+def settle(world: World, entry: Entry, plan: Plan, seen: Observation | None = None, undo: UndoStack | None = None) -> int:
+    """Apply the steps of `entry.mechanism`: at start, after the shared pool changed, or as a repair. Gives the number of writes.
+
+    Every write is pushed on `undo` where one is given.
+    """
+    applier = Applier(world.fs, world.control, cgroups.hierarchy(world.fs))
+    total = 0
+    for _ in range(_ROUNDS):
+        done = 0
+        for step in _isolation(world, entry, plan, seen or observe(world, entry.vm)).steps:
+            applied = applier.apply(step)
+            if applied is not None:
+                done += 1
+                if undo is not None:
+                    undo.push("a write", partial(applier.undo, applied))
+        total += done
+        if not done:
+            break
+        seen = None
+    return total
+
+
+def restore_kernel_threads(world: World, entry: Entry) -> None:
+    """Give the per-CPU kernel threads back what they had before a real-time VM; after a reboot there is nothing to give back."""
+    if entry.boot_id == world.boot_id:
+        applier = Applier(world.fs, world.control, cgroups.hierarchy(world.fs))
+        for step in entry.restore:
+            applier.apply(step)
+
+
+def _kthreads(world: World, plan: Plan) -> tuple[HostThread, ...]:
+    if not any(vcpu.realtime for vcpu in plan.vcpus):
+        return ()
+    return threads.cpu_kthreads(world.fs, world.control, plan.dedicated)
+
+
+def _isolation(world: World, entry: Entry, plan: Plan, seen: Observation) -> Isolation:
+    realtime = entry.spec.cpu.realtime
+    return isolate(
+        plan,
+        seen.census,
+        seen.facts,
+        entry.mechanism,
+        priority=realtime.priority if realtime else 1,
+        cpu_kthreads=_kthreads(world, plan),
+    )

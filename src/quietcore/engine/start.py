@@ -1,0 +1,148 @@
+"""The story of `quietcore run`: from a plan to a running VM whose vCPU threads own their CPUs, or back to where it began."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, replace
+
+from quietcore import domain, images, pod
+from quietcore.engine.observe import findings_of, observe
+from quietcore.engine.pool import follow_pool, interrupts_away, interrupts_back
+from quietcore.engine.settle import choose, settle
+from quietcore.engine.teardown import tear_down
+from quietcore.engine.undo import UndoStack
+from quietcore.engine.world import Event, World
+from quietcore.errors import InputError, OperationFailed
+from quietcore.model import Entry, LauncherPod, Ledger, Machine, Plan, Refusal, Strategy, VmName, VmSpec
+from quietcore.placement import admit
+
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://quietcore.io/vm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The pod of a VM and what the managers said to it."""
+
+    pod: LauncherPod
+    answer: Plan | Refusal
+
+
+def strategy_of(spec: VmSpec, default: Strategy) -> Strategy:
+    """The VM's own strategy, else `housekeeping` where it isolates the emulator thread, else the host's."""
+    return spec.strategy or ("housekeeping" if spec.cpu.isolate_emulator else default)
+
+
+def uuid_of(spec: VmSpec) -> str:
+    """The guest's UUID: the manifest's, or one that stays the same for the same name."""
+    return spec.firmware.uuid or str(uuid.uuid5(_NAMESPACE, str(spec.vm)))
+
+
+def decide(spec: VmSpec, machine: Machine, ledger: Ledger, world: World) -> Decision:
+    """Ask the managers for a place. Changes nothing."""
+    launcher = pod.launcher_pod(spec, strategy=strategy_of(spec, world.config.strategy), uid=uuid_of(spec))
+    return Decision(pod=launcher, answer=admit(launcher, machine, ledger, world.config.options))
+
+
+def start(world: World, machine: Machine, ledger: Ledger, wanted: Entry) -> tuple[Ledger, Entry] | Refusal:
+    """Start one VM that does not run; the caller holds the lock. Gives the new ledger, which is also on disk.
+
+    Raises InputError for images that are missing, OperationFailed when a step failed and all was undone, UndoFailed when
+    something is left.
+    """
+    story = _Story(world, wanted.vm)
+
+    # 1. A place, before anything is touched.
+    absent = images.missing(wanted.spec, world.store)
+    if absent:
+        raise InputError.of(absent)
+    decision = decide(wanted.spec, machine, ledger, world)
+    if isinstance(decision.answer, Refusal):
+        return decision.answer
+    plan = decision.answer
+    story.tell("placed", _placed(plan))
+
+    with UndoStack() as undo:
+        # 2. The intent, before the first write to the host.
+        directory = world.vm_directory(wanted.vm)
+        entry = replace(
+            wanted, phase="creating", plan=plan, boot_id=world.boot_id, domain_uuid=uuid_of(wanted.spec), directory=str(directory)
+        )
+        before = ledger
+        undo.push("the ledger's entry", lambda: world.books.save(before))
+        ledger = ledger.with_entry(entry)
+        world.books.save(ledger)
+
+        # 3. Its files and its paused domain.
+        prepared = images.prepare(wanted.spec, world.store, directory, world.runner)
+        undo.push("the shrunken shared pool", lambda: follow_pool(world, machine, before))
+        follow_pool(world, machine, ledger)
+        undo.push("the domain and its cgroups", lambda: tear_down(world, wanted.vm, before))
+        world.hypervisor.create_paused(_xml(world, entry, plan, prepared))
+        story.tell("created", f"{wanted.vm.domain}, paused")
+
+        # 4. Its threads, found by QEMU's own answer.
+        probe = plan.dedicated.lowest if plan.dedicated else None
+        seen = observe(world, wanted.vm, probe_cpu=probe)
+        story.tell(
+            "threads found", f"{len(seen.census.vcpus)} vCPU and {len(seen.census.others)} other threads in process {seen.census.pid}"
+        )
+
+        # 5. Each to its place.
+        entry = choose(world, entry, plan, seen)
+        ledger = ledger.with_entry(entry)
+        world.books.save(ledger)
+        moved = settle(world, entry, plan, seen, undo)
+        story.tell("moved", f"{plan.dedicated or 'no'} dedicated CPUs by {entry.mechanism}, {moved} writes, each read back")
+        if entry.mechanism == "partition":
+            undo.push("the interrupts", lambda: interrupts_back(world, before))
+            ledger = interrupts_away(world, ledger)
+
+        # 6. Read back, then let it run.
+        seen = observe(world, wanted.vm)
+        errors = [finding for finding in findings_of(world, entry, plan, seen, ledger) if finding.severity == "error"]
+        if errors:
+            raise OperationFailed("\n".join(f"{one.code}: {one.kind} {one.id}: expected {one.expected}, is {one.actual}" for one in errors))
+        story.tell("checked", f"{len(seen.census.threads)} threads read back from the kernel")
+        if not wanted.spec.start_paused:
+            world.hypervisor.resume(wanted.vm.domain)
+        entry = replace(entry, phase="running")
+        ledger = ledger.with_entry(entry)
+        world.books.save(ledger)
+        undo.keep()
+    story.tell("running", "paused, as its start strategy says" if wanted.spec.start_paused else f"`quietcore console {wanted.vm.name}`")
+    return ledger, entry
+
+
+class _Story:
+    """Tells each step with the time since the one before."""
+
+    def __init__(self, world: World, vm: VmName) -> None:
+        self._world = world
+        self._vm = vm
+        self._last = world.clock()
+
+    def tell(self, step: str, detail: str) -> None:
+        now = self._world.clock()
+        self._world.report(Event(vm=self._vm, step=step, detail=detail, seconds=now - self._last))
+        self._last = now
+
+
+def _placed(plan: Plan) -> str:
+    if not plan.dedicated:
+        return f"shared pool {plan.shared}"
+    return f"vCPUs on {plan.dedicated}, other threads on {plan.emulator} ({plan.strategy})"
+
+
+def _xml(world: World, entry: Entry, plan: Plan, prepared: images.Prepared) -> str:
+    acceleration = world.acceleration()
+    build = domain.Build(
+        domain_type="kvm" if acceleration.domain_type == "kvm" else "qemu",
+        emulator=world.config.emulator,
+        uuid=entry.domain_uuid,
+        disks={
+            name: domain.DiskFile(path=str(disk.path), format=disk.format, readonly=disk.readonly) for name, disk in prepared.disks.items()
+        },
+        kernel=str(prepared.kernel or ""),
+        initrd=str(prepared.initrd or ""),
+    )
+    return domain.render(entry.spec, plan, build)
