@@ -1,7 +1,7 @@
 """The ledger, and everything that changes a host: apply and undo, verify, recover. Import the engine from here."""
 
-from quietcore.engine.engine import Engine, Outcome, Verification, VmView
+from quietcore.engine.engine import Engine, Outcome, VmView
 from quietcore.engine.ledger_file import LedgerFile
 from quietcore.engine.world import Event, World
 
-__all__ = ["Engine", "Event", "LedgerFile", "Outcome", "Verification", "VmView", "World"]
+__all__ = ["Engine", "Event", "LedgerFile", "Outcome", "VmView", "World"]

@@ -16,6 +16,7 @@ from quietcore.engine.world import World
 from quietcore.errors import InputError, Problem
 from quietcore.host.topology import read_machine
 from quietcore.model import Entry, Finding, Ledger, Machine, Plan, Refusal, VmName, VmSpec
+from quietcore.render.values import Verification
 from quietcore.virt.hypervisor import DomainView
 
 Result: TypeAlias = Literal["created", "started", "unchanged", "repaired", "stored", "stopped", "refused"]
@@ -49,19 +50,6 @@ class VmView:
         if self.entry.phase == "stopped" or self.domain is None:
             return "Stopped"
         return {"running": "Running", "paused": "Paused"}.get(self.domain.state, "Unknown")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
-    """The check of one VM: it is ok when no finding is an error."""
-
-    vm: VmName
-    findings: tuple[Finding, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not any(finding.severity == "error" for finding in self.findings)
 
 
 class Engine:

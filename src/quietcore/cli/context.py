@@ -1,0 +1,98 @@
+"""What every command needs: configuration, the world of this host, the streams. Built once in `main` and passed down."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from quietcore import config as configuration
+from quietcore.config import Config
+from quietcore.engine import Engine, Event, LedgerFile, World
+from quietcore.errors import InputError, PermissionProblem, Problem
+from quietcore.host.fs import HostFs
+from quietcore.host.kvm import Acceleration, detect
+from quietcore.host.threads import KernelThreads
+from quietcore.images import ImageStore, SubprocessRunner
+from quietcore.virt import LibvirtHypervisor
+
+
+def read_config(path: str | None, connect: str | None) -> Config:
+    """The configuration file (a missing one means defaults unless it was named) with the flags that override it."""
+    try:
+        config = configuration.parse(Path(path or configuration.DEFAULT_PATH).read_text(), path or configuration.DEFAULT_PATH)
+    except FileNotFoundError as err:
+        if path is not None:
+            raise InputError.of((Problem(message="no such configuration file", file=path),)) from err
+        config = Config()
+    except PermissionError as err:
+        raise PermissionProblem(f"{path or configuration.DEFAULT_PATH} may not be read", hint="run it as root") from err
+    return replace(config, uri=connect) if connect else config
+
+
+@dataclass(frozen=True)
+class App:
+    """One invocation of the command line."""
+
+    config: Config
+    quiet: bool = False
+
+    @cached_property
+    def world(self) -> World:
+        """This host."""
+        state = Path(self.config.state_dir)
+        runner = SubprocessRunner()
+        return World(
+            config=self.config,
+            fs=HostFs(),
+            control=KernelThreads(),
+            hypervisor=LibvirtHypervisor(self.config.uri),
+            books=LedgerFile(state),
+            store=ImageStore(state / "images", runner),
+            runner=runner,
+            acceleration=self._acceleration,
+            clock=time.monotonic,
+            sleep=time.sleep,
+            report=self.tell,
+        )
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine on this host."""
+        return Engine(self.world)
+
+    def tell(self, event: Event) -> None:
+        """Print one step of a command as it happens, to standard error."""
+        if not self.quiet:
+            self.say(f"{event.vm}: {event.step:<13} {event.detail}  ({event.seconds * 1000:.0f} ms)")
+
+    def say(self, text: str) -> None:
+        """Talk to the person, never to the program that reads standard output."""
+        print(text, file=sys.stderr, flush=True)  # noqa: T201  # the one place that talks
+
+    def colored(self, asked: bool | None) -> bool:  # noqa: FBT001  # the flag as click gives it
+        """Whether to colour standard output: as asked, else on a terminal unless NO_COLOR is set or TERM is dumb."""
+        if asked is not None:
+            return asked
+        return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+    def need_root(self, what: str) -> None:
+        """Refuse early, with the advice, what would fail half way. Raises PermissionProblem."""
+        if os.geteuid() != 0:
+            raise PermissionProblem(f"{what} changes this host and needs root", hint="run it with sudo, or as root")
+
+    def _acceleration(self) -> Acceleration:
+        match self.config.acceleration:
+            case "kvm":
+                chosen = Acceleration(domain_type="kvm", reason="the configuration says kvm")
+            case "tcg":
+                chosen = Acceleration(domain_type="qemu", reason="the configuration says tcg")
+            case "auto":
+                user = None if self.config.qemu_user == "root" else self.config.qemu_user
+                chosen = detect(qemu_user=user)
+        if chosen.domain_type == "qemu" and not self.quiet:
+            self.say(f"note: software emulation (TCG), many times slower than KVM: {chosen.reason}")
+        return chosen

@@ -1,0 +1,95 @@
+"""Commands about this host and this program: the ledger, the pass after a boot, shell completion, the version."""
+
+from __future__ import annotations
+
+import json
+import platform
+
+import click
+from click.shell_completion import get_completion_class
+
+from quietcore import __version__
+from quietcore.cli.context import App
+from quietcore.cli.options import output_option
+from quietcore.engine.codec import encode
+from quietcore.errors import ExitCode, InputError, Problem
+from quietcore.render import tables
+
+
+@click.group()
+def ledger() -> None:
+    """Look at the books: who owns which CPUs, and what was begun.
+
+    Example: quietcore ledger show
+    """
+
+
+@ledger.command("show")
+@output_option("table", "json")
+@click.pass_obj
+def show(app: App, output: str) -> None:
+    """Print the ledger as it is on disk.
+
+    Example: quietcore ledger show -o json
+    """
+    books = app.world.books.load()
+    if output == "json":
+        click.echo(json.dumps({"apiVersion": "quietcore.io/v1alpha1", "kind": "Ledger", **encode(books)}, indent=2, sort_keys=True))
+        return
+    rows = [
+        (
+            entry.vm.namespace,
+            entry.vm.name,
+            entry.phase,
+            str(entry.plan.exclusive) if entry.plan else "",
+            entry.mechanism if entry.plan else "",
+            entry.directory,
+        )
+        for entry in books.entries
+    ]
+    click.echo(tables.table(("NAMESPACE", "NAME", "PHASE", "CPUS", "MECHANISM", "FILES"), rows), nl=False)
+
+
+@click.command()
+@click.option("--once", is_flag=True, required=True, help="Make one pass and exit (what the systemd unit does after a boot).")
+@click.pass_obj
+def agent(app: App, *, once: bool) -> int:
+    """Bring this host to what its books say: finish, undo, free, start again what its run strategy wants running.
+
+    Example: quietcore agent --once
+    """
+    del once
+    app.need_root("the agent")
+    outcomes = app.engine.reconcile()
+    for outcome in outcomes:
+        click.echo(f"{outcome.vm} {'refused: ' + outcome.refusal.message if outcome.refusal else 'started'}")
+    return ExitCode.DOES_NOT_FIT if any(outcome.refusal for outcome in outcomes) else ExitCode.OK
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell.
+
+    Example: source <(quietcore completion bash)
+    """
+    from quietcore.cli.main import cli  # noqa: PLC0415  # main imports this module by name
+
+    found = get_completion_class(shell)
+    if found is None:
+        raise InputError.of((Problem(message=f"no completion for {shell}", code="usage"),))
+    click.echo(found(cli, {}, "quietcore", "_QUIETCORE_COMPLETE").source())
+
+
+@click.command()
+@output_option("table", "json")
+def version(output: str) -> None:
+    """Print the version of quietcore and of what it runs on.
+
+    Example: quietcore version
+    """
+    facts = {"quietcore": __version__, "python": platform.python_version(), "kernel": platform.release()}
+    if output == "json":
+        click.echo(json.dumps({"apiVersion": "quietcore.io/v1alpha1", "kind": "Version", **facts}, indent=2))
+        return
+    click.echo("\n".join(f"{name} {value}" for name, value in facts.items()))

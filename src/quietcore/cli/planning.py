@@ -1,0 +1,215 @@
+"""Commands that only think: where would it go, why not, what would be made of it. They need neither root nor libvirt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import yaml
+
+from quietcore.cli.context import App
+from quietcore.cli.options import files_option, output_option, print_value, read_documents
+from quietcore.engine.start import strategy_of, uuid_of
+from quietcore.errors import ExitCode, InputError, PermissionProblem, Problem
+from quietcore.host.topology import read_machine, record_tree
+from quietcore.machines import dump_recording, dump_yaml, load
+from quietcore.manifest import Document
+from quietcore.model import Entry, Ledger, Machine, Plan, Refusal
+from quietcore.placement import reserved_cpus
+from quietcore.render import plans
+from quietcore.render.topology_svg import topology_svg
+from quietcore.render.topology_text import topology_text
+from quietcore.render.values import HostMap, PlanList
+
+machine_option = click.option(
+    "--machine",
+    "machine_text",
+    metavar="MACHINE",
+    help="A machine that need not exist: sockets=2,nodes=4,cores=32,threads=2,mem=512Gi, or a file (YAML, lstopo XML, recording).",
+)
+
+
+def chosen_machine(app: App, text: str | None) -> tuple[Machine, Ledger]:
+    """The named machine, empty; or this host with its VMs (without them, said aloud, where the books may not be read)."""
+    if text is not None:
+        return _described(text), Ledger()
+    try:
+        books = app.world.books.load()
+    except PermissionProblem:
+        app.say("note: the ledger may not be read without root, so this host counts as empty")
+        books = Ledger()
+    return read_machine(app.world.fs, owned=books.owned), books
+
+
+def _described(text: str) -> Machine:
+    path = Path(text)
+    try:
+        return load(path.read_text(), name=path.name) if path.is_file() else load(text)
+    except (OSError, UnicodeDecodeError) as err:
+        raise InputError.of((Problem(message=f"cannot be read: {err}", file=text),)) from err
+
+
+def plan_here(app: App, documents: tuple[Document, ...], output: str) -> int:
+    """What `run --dry-run` prints."""
+    machine, books = chosen_machine(app, None)
+    answers = _fill(app, documents, machine, books)
+    _print_answers(answers, output, explain=False)
+    return _exit_code(answers)
+
+
+def _fill(app: App, documents: tuple[Document, ...], machine: Machine, books: Ledger) -> tuple[Plan | Refusal, ...]:
+    """Ask for one VM after the other; each that fits takes its CPUs from the next."""
+    answers = []
+    for document in documents:
+        answer = app.engine.plan(document.spec, machine, books).answer
+        answers.append(answer)
+        if isinstance(answer, Plan):
+            taken = Entry(spec=document.spec, digest="", manifest="", phase="running", plan=answer)
+            books = books.with_entry(taken)
+    return tuple(answers)
+
+
+def _print_answers(answers: tuple[Plan | Refusal, ...], output: str, *, explain: bool) -> None:
+    if output in {"json", "yaml"}:
+        print_value(PlanList(items=answers), output)
+    else:
+        click.echo(plans.plans_text(answers, explain=explain), nl=False)
+
+
+def _exit_code(answers: tuple[Plan | Refusal, ...]) -> int:
+    return ExitCode.DOES_NOT_FIT if any(isinstance(answer, Refusal) for answer in answers) else ExitCode.OK
+
+
+@click.command()
+@files_option
+@machine_option
+@click.option("--explain", is_flag=True, help="Say for each CPU which rule took it.")
+@output_option("table", "json", "yaml", "svg")
+@click.pass_obj
+def plan(app: App, files: tuple[str, ...], machine_text: str | None, output: str, *, explain: bool) -> int:
+    """Say where VMs would go, or why they do not fit and what would; on this host or on any machine.
+
+    Example: quietcore plan -f a.yaml -f b.yaml --machine sockets=2,nodes=4,cores=32,threads=2,mem=512Gi --explain
+    """
+    documents = read_documents(files, app.say)
+    machine, books = chosen_machine(app, machine_text)
+    answers = _fill(app, documents, machine, books)
+    placed = tuple(answer for answer in answers if isinstance(answer, Plan))
+    picture = HostMap(machine=machine, plans=(*books.plans, *placed), reserved=reserved_cpus(machine, app.config.options))
+    if output == "svg":
+        click.echo(topology_svg(picture), nl=False)
+        return _exit_code(answers)
+    _print_answers(answers, output, explain=explain)
+    if output == "table":
+        click.echo(f"\n{topology_text(picture)}", nl=False)
+    return _exit_code(answers)
+
+
+@click.command()
+@files_option
+@output_option("table", "json")
+@click.pass_obj
+def validate(app: App, files: tuple[str, ...], output: str) -> None:
+    """Check manifests: every fault at once, with its place in the file.
+
+    Example: quietcore validate -f vm.yaml
+    """
+    documents = read_documents(files, app.say)
+    if output == "json":
+        names = [{"namespace": one.spec.vm.namespace, "name": one.spec.vm.name} for one in documents]
+        click.echo(json.dumps({"apiVersion": "quietcore.io/v1alpha1", "kind": "Validation", "ok": True, "vms": names}, indent=2))
+        return
+    for document in documents:
+        click.echo(f"{document.file}: {document.spec.vm} is valid")
+
+
+@click.command()
+@files_option
+@output_option("yaml", "json")
+@click.pass_obj
+def pod(app: App, files: tuple[str, ...], output: str) -> None:
+    """Print the launcher pod of each VM, as Kubernetes would admit it.
+
+    Example: quietcore pod -f vm.yaml
+    """
+    from quietcore.pod import launcher_pod, manifest  # noqa: PLC0415  # as the other modules' heavy parts
+
+    pods = []
+    for document in read_documents(files, app.say):
+        spec = document.spec
+        pods.append(manifest(launcher_pod(spec, strategy=strategy_of(spec, app.config.strategy), uid=uuid_of(spec))))
+    click.echo(json.dumps(pods, indent=2) if output == "json" else yaml.safe_dump_all(pods, sort_keys=False), nl=output == "json")
+
+
+@click.command()
+@files_option
+@machine_option
+@click.pass_obj
+def domain(app: App, files: tuple[str, ...], machine_text: str | None) -> int:
+    """Print the libvirt domain of each VM as it would be created; files appear under the paths that they would have.
+
+    Example: quietcore domain -f vm.yaml --machine sockets=1,cores=8,threads=2,mem=32Gi
+    """
+    from quietcore.engine.domain_xml import preview  # noqa: PLC0415  # brings lxml, which no other command here needs
+
+    documents = read_documents(files, app.say)
+    machine, books = chosen_machine(app, machine_text)
+    answers = _fill(app, documents, machine, books)
+    for document, answer in zip(documents, answers, strict=True):
+        if isinstance(answer, Refusal):
+            app.say(plans.plan_text(answer))
+        else:
+            click.echo(preview(app.world, document.spec, answer), nl=False)
+    return _exit_code(answers)
+
+
+@click.command()
+@machine_option
+@output_option("table", "json", "yaml", "svg")
+@click.option("--color/--no-color", "color", default=None, help="Colour the owners (default: on a terminal, unless NO_COLOR is set).")
+@click.pass_obj
+def topology(app: App, machine_text: str | None, output: str, *, color: bool | None) -> None:
+    """Draw the machine: packages, NUMA nodes, caches, cores and threads, and who owns which.
+
+    Example: quietcore topology -o svg > host.svg
+    """
+    machine, books = chosen_machine(app, machine_text)
+    picture = HostMap(machine=machine, plans=books.plans, reserved=reserved_cpus(machine, app.config.options))
+    match output:
+        case "json" | "yaml":
+            print_value(picture, output)
+        case "svg":
+            click.echo(topology_svg(picture), nl=False)
+        case _:
+            click.echo(topology_text(picture, color=app.colored(color)), nl=False)
+
+
+@click.group()
+def machine() -> None:
+    """Machines as files: record this host, or show what a description means.
+
+    Example: quietcore machine record > host.json
+    """
+
+
+@machine.command("record")
+@click.pass_obj
+def record(app: App) -> None:
+    """Print this host's topology files as one recording that `--machine` takes.
+
+    Example: quietcore machine record > host.json
+    """
+    click.echo(dump_recording(record_tree(app.world.fs)), nl=False)
+
+
+@machine.command("show")
+@click.argument("machine_text", metavar="MACHINE")
+@click.pass_obj
+def show(app: App, machine_text: str) -> None:
+    """Print a machine as YAML: what a spec, a file or a recording means.
+
+    Example: quietcore machine show sockets=2,nodes=4,cores=16,threads=2,mem=64Gi
+    """
+    found, _ = chosen_machine(app, machine_text)
+    click.echo(dump_yaml(found), nl=False)

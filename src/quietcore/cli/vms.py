@@ -1,0 +1,257 @@
+"""The verbs on VMs: run, get, describe, delete, console, diff, verify."""
+
+from __future__ import annotations
+
+import difflib
+import time
+
+import click
+
+from quietcore.cli.context import App
+from quietcore.cli.options import files_option, namespace_option, no_such_vm, output_option, print_value, read_documents, vm_name
+from quietcore.engine import Outcome, VmView
+from quietcore.errors import ExitCode, InputError, Problem
+from quietcore.manifest import Document
+from quietcore.model import ThreadCensus
+from quietcore.render import plans, tables
+from quietcore.render.values import Description, DescriptionList, PlanList, Verification
+
+
+@click.command()
+@files_option
+@output_option("table", "json", "yaml", "name")
+@click.option("--dry-run", is_flag=True, help="Say what would happen and where each VM would go; change nothing.")
+@click.pass_obj
+def run(app: App, files: tuple[str, ...], output: str, *, dry_run: bool) -> int:
+    """Start the VMs of a manifest: placed, created paused, threads moved, checked, running.
+
+    The same manifest again changes nothing, or puts back what drifted. Example: quietcore run -f examples/quickstart.yaml
+    """
+    return _apply(app, files, output, dry_run=dry_run)
+
+
+@click.command()
+@files_option
+@output_option("table", "json", "yaml", "name")
+@click.option("--dry-run", is_flag=True, help="Say what would happen and where each VM would go; change nothing.")
+@click.pass_obj
+def apply(app: App, files: tuple[str, ...], output: str, *, dry_run: bool) -> int:
+    """Make this host hold what the manifests say (the same as `run`).
+
+    Example: quietcore apply -f vms/ --dry-run
+    """
+    return _apply(app, files, output, dry_run=dry_run)
+
+
+def _apply(app: App, files: tuple[str, ...], output: str, *, dry_run: bool) -> int:
+    if not dry_run:
+        app.need_root("starting a VM")
+    before = time.monotonic()
+    documents = read_documents(files, app.say)
+    if dry_run:
+        from quietcore.cli.planning import plan_here  # noqa: PLC0415  # `run` itself does not need it
+
+        return plan_here(app, documents, output)
+    if not app.quiet:
+        app.say(f"parsed        {_count(documents)}  ({(time.monotonic() - before) * 1000:.0f} ms)")
+    outcomes = [app.engine.apply(document.spec, document.text) for document in documents]
+    _print_outcomes(outcomes, output)
+    return ExitCode.DOES_NOT_FIT if any(outcome.refusal for outcome in outcomes) else ExitCode.OK
+
+
+def _count(documents: tuple[Document, ...]) -> str:
+    return "1 VM" if len(documents) == 1 else f"{len(documents)} VMs"
+
+
+def _print_outcomes(outcomes: list[Outcome], output: str) -> None:
+    answers = tuple(answer for outcome in outcomes if (answer := outcome.refusal or outcome.plan) is not None)
+    match output:
+        case "json" | "yaml":
+            print_value(PlanList(items=answers), output)
+        case "name":
+            click.echo(tables.names("vm", [outcome.vm for outcome in outcomes]), nl=False)
+        case _:
+            for outcome in outcomes:
+                click.echo(f"vm/{outcome.vm.name} {outcome.result}")
+                if outcome.refusal is not None:
+                    click.echo(plans.plan_text(outcome.refusal), nl=False)
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(("vms", "vm")))
+@click.argument("names", nargs=-1)
+@namespace_option
+@click.option("-A", "--all-namespaces", is_flag=True, help="VMs of every namespace.")
+@output_option("table", "wide", "json", "yaml", "name")
+@click.option("-w", "--watch", is_flag=True, help="Print again whenever something changed, until interrupted.")
+@click.pass_obj
+def get(app: App, kind: str, names: tuple[str, ...], namespace: str, output: str, *, all_namespaces: bool, watch: bool) -> None:
+    """List VMs: where each runs and how it is doing.
+
+    Example: quietcore get vms -o wide
+    """
+    del kind
+    last = ""
+    while True:
+        text = _listing(app, names, namespace, output, all_namespaces=all_namespaces)
+        if text != last:
+            click.echo(text, nl=False)
+            last = text
+        if not watch:
+            return
+        time.sleep(1.0)
+
+
+def _listing(app: App, names: tuple[str, ...], namespace: str, output: str, *, all_namespaces: bool) -> str:
+    from quietcore.render import json as as_json  # noqa: PLC0415  # the table needs no JSON
+
+    views = [view for view in app.engine.views() if all_namespaces or view.entry.vm.namespace == namespace]
+    wanted = {vm_name(name, namespace) for name in names}
+    missing = sorted(wanted - {view.entry.vm for view in views})
+    if missing:
+        raise no_such_vm(missing[0])
+    listed = DescriptionList(items=tuple(_description(view) for view in views if not wanted or view.entry.vm in wanted))
+    match output:
+        case "json":
+            return as_json.dumps(listed)
+        case "yaml":
+            return as_json.dumps_yaml(listed)
+        case "name":
+            return tables.names("vm", [one.entry.vm for one in listed.items])
+        case _:
+            if not listed.items:
+                app.say(f"no VMs in namespace {namespace}" if not all_namespaces else "no VMs")
+                return ""
+            return tables.vms_table(listed, wide=output == "wide", all_namespaces=all_namespaces)
+
+
+def _description(view: VmView, census: ThreadCensus | None = None) -> Description:
+    from dataclasses import replace  # noqa: PLC0415  # kept beside its only use
+
+    return Description(entry=replace(view.entry, plan=view.plan), phase=view.phase, census=census)
+
+
+def _view(app: App, name: str, namespace: str) -> VmView:
+    vm = vm_name(name, namespace)
+    view = app.engine.view(vm)
+    if view is None:
+        raise no_such_vm(vm)
+    return view
+
+
+@click.command()
+@click.argument("name")
+@namespace_option
+@output_option("table", "json", "yaml")
+@click.pass_obj
+def describe(app: App, name: str, namespace: str, output: str) -> None:
+    """Show one VM whole: its placement, its mechanism, every thread and where it may run.
+
+    Example: quietcore describe rt1
+    """
+    view = _view(app, name, namespace)
+    census = app.engine.observation(view.entry.vm).census if view.domain is not None else None
+    description = _description(view, census)
+    if output == "table":
+        click.echo(tables.describe_text(description), nl=False)
+    else:
+        print_value(description, output)
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("-f", "--filename", "files", multiple=True, metavar="FILE", help="Delete the VMs that this manifest names.")
+@namespace_option
+@click.option("--grace-period", type=click.IntRange(min=0), metavar="SECONDS", help="Time for the guest to power off (default: the manifest's).")
+@click.option("--now", is_flag=True, help="Do not ask the guest; the same as --grace-period 0.")
+@click.option("--ignore-not-found", is_flag=True, help="A VM that does not exist is fine.")
+@click.pass_obj
+def delete(
+    app: App,
+    names: tuple[str, ...],
+    files: tuple[str, ...],
+    namespace: str,
+    grace_period: int | None,
+    *,
+    now: bool,
+    ignore_not_found: bool,
+) -> None:
+    """End VMs and remove every trace: domain, cgroups, files, and their CPUs go back to the pool.
+
+    Example: quietcore delete rt1 --now
+    """
+    app.need_root("deleting a VM")
+    wanted = [vm_name(name, namespace) for name in names] + [one.spec.vm for one in (read_documents(files, app.say) if files else ())]
+    if not wanted:
+        raise InputError.of((Problem(message="name a VM or give -f FILE", code="usage", hint="see `quietcore delete --help`"),))
+    for vm in wanted:
+        if app.engine.delete(vm, grace_s=0 if now else grace_period):
+            click.echo(f"vm/{vm.name} deleted")
+        elif not ignore_not_found:
+            raise no_such_vm(vm)
+
+
+@click.command()
+@click.argument("name")
+@namespace_option
+@click.pass_obj
+def console(app: App, name: str, namespace: str) -> None:
+    """Attach this terminal to the guest's serial console; Ctrl-] leaves it.
+
+    Example: quietcore console rt1
+    """
+    from quietcore.cli.console import attach  # noqa: PLC0415  # needs a terminal's modules that no other command needs
+    from quietcore.virt import LibvirtHypervisor  # noqa: PLC0415  # as above
+
+    view = _view(app, name, namespace)
+    app.say(f"connected to {view.entry.vm}; Ctrl-] leaves")
+    attach(LibvirtHypervisor(app.config.uri).open_console(view.entry.vm.domain))
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@namespace_option
+@click.option("-A", "--all-namespaces", is_flag=True, help="VMs of every namespace.")
+@output_option("table", "json", "yaml")
+@click.pass_obj
+def verify(app: App, names: tuple[str, ...], namespace: str, output: str, *, all_namespaces: bool) -> int:
+    """Read the kernel back: every thread's place, everybody else allowed on the VM's CPUs, quotas, partitions.
+
+    Exit 0 when nothing is wrong, 1 when there is an error. Example: quietcore verify rt1
+    """
+    if names:
+        views = [_view(app, name, namespace) for name in names]
+    else:
+        views = [view for view in app.engine.views() if all_namespaces or view.entry.vm.namespace == namespace]
+    results = [app.engine.verify(view) for view in views]
+    for result in results:
+        if output == "table":
+            click.echo(_verdict(result) + tables.findings_table(result), nl=False)
+        else:
+            print_value(result, output)
+    return ExitCode.OK if all(result.ok for result in results) else ExitCode.FINDINGS
+
+
+def _verdict(result: Verification) -> str:
+    return f"{result.vm}\n"
+
+
+@click.command()
+@files_option
+@click.pass_obj
+def diff(app: App, files: tuple[str, ...]) -> int:
+    """Compare manifests with what this host runs: exit 0 when nothing differs, 1 when something does.
+
+    Example: quietcore diff -f vm.yaml
+    """
+    differs = False
+    views = {view.entry.vm: view for view in app.engine.views()}
+    for document in read_documents(files, app.say):
+        view = views.get(document.spec.vm)
+        before = view.entry.manifest.splitlines() if view is not None else []
+        lines = list(
+            difflib.unified_diff(before, document.text.splitlines(), f"running {document.spec.vm}", document.file, lineterm="")
+        )
+        differs = differs or bool(lines)
+        click.echo("".join(f"{line}\n" for line in lines), nl=False)
+    return ExitCode.FINDINGS if differs else ExitCode.OK
