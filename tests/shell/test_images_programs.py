@@ -10,13 +10,13 @@ import threading
 from types import MappingProxyType
 
 import pytest
-from tests.prerequisites import need_programs
-from tests.vm_specs import vm
 
 from quietcore.errors import InputError, OperationFailed, TimedOut
 from quietcore.images import ImageStore, SubprocessRunner, prepare
 from quietcore.images.seeds import write_seed
 from quietcore.model import CloudInit, ContainerDisk, Disk, EmptyDisk, VmName
+from tests.prerequisites import need_programs
+from tests.vm_specs import vm
 
 RUN = SubprocessRunner()
 

@@ -85,14 +85,14 @@ class App:
             raise PermissionProblem(f"{what} changes this host and needs root", hint="run it with sudo, or as root")
 
     def _acceleration(self) -> Acceleration:
-        match self.config.acceleration:
-            case "kvm":
-                chosen = Acceleration(domain_type="kvm", reason="the configuration says kvm")
-            case "tcg":
-                chosen = Acceleration(domain_type="qemu", reason="the configuration says tcg")
-            case "auto":
-                user = None if self.config.qemu_user == "root" else self.config.qemu_user
-                chosen = detect(qemu_user=user)
+        chosen = self._chosen_acceleration()
         if chosen.domain_type == "qemu" and not self.quiet:
             self.say(f"note: software emulation (TCG), many times slower than KVM: {chosen.reason}")
         return chosen
+
+    def _chosen_acceleration(self) -> Acceleration:
+        if self.config.acceleration == "kvm":
+            return Acceleration(domain_type="kvm", reason="the configuration says kvm")
+        if self.config.acceleration == "tcg":
+            return Acceleration(domain_type="qemu", reason="the configuration says tcg")
+        return detect(qemu_user=None if self.config.qemu_user == "root" else self.config.qemu_user)

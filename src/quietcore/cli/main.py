@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -62,7 +61,9 @@ class Commands(click.Group):
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--config", "config_path", envvar="QUIETCORE_CONFIG", metavar="FILE", help="Configuration (default /etc/quietcore/config.toml).")
+@click.option(
+    "--config", "config_path", envvar="QUIETCORE_CONFIG", metavar="FILE", help="Configuration (default /etc/quietcore/config.toml)."
+)
 @click.option("--connect", envvar="QUIETCORE_URI", metavar="URI", help="libvirt to use, such as qemu:///system or qemu:///embed?root=DIR.")
 @click.option("--quiet", is_flag=True, help="Only results and errors, no steps.")
 @click.version_option(__version__, prog_name="quietcore")
@@ -110,7 +111,7 @@ def run_cli(arguments: list[str]) -> int:
 
 def _fail(error: QuietcoreError, *, wants_json: bool) -> int:
     if wants_json:
-        print(json.dumps(as_json.error(error), indent=2))  # noqa: T201  # one object on standard output, also on failure
+        print(as_json.dumps(error), end="")  # noqa: T201  # one object on standard output, also on failure
     else:
         lines = [str(problem) for problem in error.problems]
         if error.problems[0].message != error.message and not isinstance(error, InputError):

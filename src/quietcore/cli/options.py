@@ -19,7 +19,13 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _LARGEST: Final = 16 * 1024 * 1024
 
 files_option = click.option(
-    "-f", "--filename", "files", multiple=True, required=True, metavar="FILE", help="Manifest, directory of manifests, or - for standard input."
+    "-f",
+    "--filename",
+    "files",
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="Manifest, directory of manifests, or - for standard input.",
 )
 namespace_option = click.option("-n", "--namespace", default="default", show_default=True, help="Namespace of the VM.")
 

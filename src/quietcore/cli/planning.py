@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ import yaml
 
 from quietcore.cli.context import App
 from quietcore.cli.options import files_option, output_option, print_value, read_documents
-from quietcore.engine.start import strategy_of, uuid_of
+from quietcore.engine.identity import strategy_of, uuid_of
 from quietcore.errors import ExitCode, InputError, PermissionProblem, Problem
 from quietcore.host.topology import read_machine, record_tree
 from quietcore.machines import dump_recording, dump_yaml, load
@@ -45,7 +46,7 @@ def chosen_machine(app: App, text: str | None) -> tuple[Machine, Ledger]:
 def _described(text: str) -> Machine:
     path = Path(text)
     try:
-        return load(path.read_text(), name=path.name) if path.is_file() else load(text)
+        return load(path.read_text(), file=text) if path.is_file() else load(text)
     except (OSError, UnicodeDecodeError) as err:
         raise InputError.of((Problem(message=f"cannot be read: {err}", file=text),)) from err
 
@@ -160,7 +161,10 @@ def domain(app: App, files: tuple[str, ...], machine_text: str | None) -> int:
         if isinstance(answer, Refusal):
             app.say(plans.plan_text(answer))
         else:
-            click.echo(preview(app.world, document.spec, answer), nl=False)
+            rendered = preview(app.world, document.spec, answer)
+            for note in rendered.notes:
+                app.say(f"note: {note}")
+            click.echo(rendered.xml, nl=False)
     return _exit_code(answers)
 
 
@@ -182,7 +186,7 @@ def topology(app: App, machine_text: str | None, output: str, *, color: bool | N
         case "svg":
             click.echo(topology_svg(picture), nl=False)
         case _:
-            click.echo(topology_text(picture, color=app.colored(color)), nl=False)
+            click.echo(topology_text(picture, colour=app.colored(color)), nl=False)
 
 
 @click.group()
@@ -200,7 +204,7 @@ def record(app: App) -> None:
 
     Example: quietcore machine record > host.json
     """
-    click.echo(dump_recording(record_tree(app.world.fs)), nl=False)
+    click.echo(dump_recording(record_tree(app.world.fs), name=platform.node() or "host"), nl=False)
 
 
 @machine.command("show")

@@ -162,7 +162,9 @@ def describe(app: App, name: str, namespace: str, output: str) -> None:
 @click.argument("names", nargs=-1)
 @click.option("-f", "--filename", "files", multiple=True, metavar="FILE", help="Delete the VMs that this manifest names.")
 @namespace_option
-@click.option("--grace-period", type=click.IntRange(min=0), metavar="SECONDS", help="Time for the guest to power off (default: the manifest's).")
+@click.option(
+    "--grace-period", type=click.IntRange(min=0), metavar="SECONDS", help="Time for the guest to power off (default: the manifest's)."
+)
 @click.option("--now", is_flag=True, help="Do not ask the guest; the same as --grace-period 0.")
 @click.option("--ignore-not-found", is_flag=True, help="A VM that does not exist is fine.")
 @click.pass_obj
@@ -249,9 +251,7 @@ def diff(app: App, files: tuple[str, ...]) -> int:
     for document in read_documents(files, app.say):
         view = views.get(document.spec.vm)
         before = view.entry.manifest.splitlines() if view is not None else []
-        lines = list(
-            difflib.unified_diff(before, document.text.splitlines(), f"running {document.spec.vm}", document.file, lineterm="")
-        )
+        lines = list(difflib.unified_diff(before, document.text.splitlines(), f"running {document.spec.vm}", document.file, lineterm=""))
         differs = differs or bool(lines)
         click.echo("".join(f"{line}\n" for line in lines), nl=False)
     return ExitCode.FINDINGS if differs else ExitCode.OK

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass, replace
 
-from quietcore import domain, images, pod
+from quietcore import images, pod
+from quietcore.engine.domain_xml import real
+from quietcore.engine.identity import strategy_of, uuid_of
 from quietcore.engine.observe import findings_of, observe
 from quietcore.engine.pool import follow_pool, interrupts_away, interrupts_back
 from quietcore.engine.settle import choose, settle
@@ -13,10 +14,8 @@ from quietcore.engine.teardown import tear_down
 from quietcore.engine.undo import UndoStack
 from quietcore.engine.world import Event, World
 from quietcore.errors import InputError, OperationFailed
-from quietcore.model import Entry, LauncherPod, Ledger, Machine, Plan, Refusal, Strategy, VmName, VmSpec
+from quietcore.model import Entry, LauncherPod, Ledger, Machine, Plan, Refusal, VmName, VmSpec
 from quietcore.placement import admit
-
-_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://quietcore.io/vm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,16 +24,6 @@ class Decision:
 
     pod: LauncherPod
     answer: Plan | Refusal
-
-
-def strategy_of(spec: VmSpec, default: Strategy) -> Strategy:
-    """The VM's own strategy, else `housekeeping` where it isolates the emulator thread, else the host's."""
-    return spec.strategy or ("housekeeping" if spec.cpu.isolate_emulator else default)
-
-
-def uuid_of(spec: VmSpec) -> str:
-    """The guest's UUID: the manifest's, or one that stays the same for the same name."""
-    return spec.firmware.uuid or str(uuid.uuid5(_NAMESPACE, str(spec.vm)))
 
 
 def decide(spec: VmSpec, machine: Machine, ledger: Ledger, world: World) -> Decision:
@@ -72,13 +61,17 @@ def start(world: World, machine: Machine, ledger: Ledger, wanted: Entry) -> tupl
         ledger = ledger.with_entry(entry)
         world.books.save(ledger)
 
-        # 3. Its files and its paused domain.
-        prepared = images.prepare(wanted.spec, world.store, directory, world.runner)
+        # 3. Its files and its paused domain. Undone last first: the VM goes before the others take the pool back.
         undo.push("the shrunken shared pool", lambda: follow_pool(world, machine, before))
+        undo.push("the domain, its cgroups and files", lambda: tear_down(world, wanted.vm, before))
+        prepared = images.prepare(wanted.spec, world.store, directory, world.runner)
         follow_pool(world, machine, ledger)
-        undo.push("the domain and its cgroups", lambda: tear_down(world, wanted.vm, before))
-        world.hypervisor.create_paused(_xml(world, entry, plan, prepared))
-        story.tell("created", f"{wanted.vm.domain}, paused")
+        rendered = real(world, wanted.spec, plan, prepared)
+        for note in rendered.notes:
+            story.tell("note", note)
+        world.hypervisor.create_paused(rendered.xml)
+        story.tell("created", f"domain {wanted.vm.domain}")
+        story.tell("paused", "no vCPU has run yet")
 
         # 4. Its threads, found by QEMU's own answer.
         probe = plan.dedicated.lowest if plan.dedicated else None
@@ -131,18 +124,3 @@ def _placed(plan: Plan) -> str:
     if not plan.dedicated:
         return f"shared pool {plan.shared}"
     return f"vCPUs on {plan.dedicated}, other threads on {plan.emulator} ({plan.strategy})"
-
-
-def _xml(world: World, entry: Entry, plan: Plan, prepared: images.Prepared) -> str:
-    acceleration = world.acceleration()
-    build = domain.Build(
-        domain_type="kvm" if acceleration.domain_type == "kvm" else "qemu",
-        emulator=world.config.emulator,
-        uuid=entry.domain_uuid,
-        disks={
-            name: domain.DiskFile(path=str(disk.path), format=disk.format, readonly=disk.readonly) for name, disk in prepared.disks.items()
-        },
-        kernel=str(prepared.kernel or ""),
-        initrd=str(prepared.initrd or ""),
-    )
-    return domain.render(entry.spec, plan, build)

@@ -6,6 +6,7 @@ libvirt's exceptions are translated here and nowhere else. The binding is the di
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -161,6 +162,7 @@ class LibvirtHypervisor:
         if self._connection is None:
             libvirt = _libvirt()
             if self.embedded:
+                os.environ.setdefault("LIBVIRT_DEBUG", "4")  # the driver in our process would log its warnings to our stderr
                 _start_event_loop(libvirt)
             try:
                 self._connection = libvirt.open(self.uri)

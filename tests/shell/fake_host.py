@@ -1,0 +1,369 @@
+"""A host for the engine's tests: a temporary folder that behaves like the kernel where the engine could notice.
+
+Groups come with their files, a thread written to a group's list moves there, a group with tasks cannot be removed. The
+hypervisor makes processes in the same folder. Every change passes through `Faults`, which can refuse any one of them or
+"kill" the program there: from then on nothing it does reaches the host.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lxml import etree
+
+from quietcore.config import Config
+from quietcore.engine import Engine, Event, LedgerFile, World
+from quietcore.host.fs import HostFs
+from quietcore.host.kvm import Acceleration
+from quietcore.images import ImageStore, SubprocessRunner
+from quietcore.model import CpuSet, Ledger, Policy
+from quietcore.virt import HypervisorError
+from quietcore.virt.hypervisor import DomainView, QemuThreads
+
+V1, V2 = "/sys/fs/cgroup/cpuset", "/sys/fs/cgroup"
+
+
+class Killed(BaseException):
+    """The program ended here, as by kill -9: no undo of its own may run."""
+
+
+@dataclass
+class Faults:
+    """Counts every change of the host; `at` (from 0) is refused or killed, before or after it took effect."""
+
+    at: int | None = None
+    kind: str = "error"
+    moment: str = "before"
+    names: list[str] = field(default_factory=list)
+    dead: bool = False
+
+    @contextmanager
+    def change(self, name: str, error: Callable[[], Exception]) -> Iterator[None]:
+        if self.dead:
+            raise Killed
+        number = len(self.names)
+        self.names.append(name)
+        if number == self.at and self.moment == "before":
+            self._strike(error)
+        yield
+        if number == self.at and self.moment == "after":
+            self._strike(error)
+
+    def _strike(self, error: Callable[[], Exception]) -> None:
+        if self.kind == "kill":
+            self.dead = True
+            raise Killed
+        raise error()
+
+
+def refused() -> OSError:
+    return OSError(errno.EIO, "injected")
+
+
+class FakeFs(HostFs):
+    """The folder with a kernel's manners. `partitions` is how the kernel answers to "isolated"."""
+
+    def __init__(self, root: Path, faults: Faults, *, version: int, partitions: bool) -> None:
+        super().__init__(root)
+        self.faults = faults
+        self.version = version
+        self.mount = V1 if version == 1 else V2
+        self.partitions = partitions
+
+    def write(self, path: str, text: str) -> None:
+        with self.faults.change(f"write {path}", refused):
+            name = path.rpartition("/")[2]
+            if name in {"tasks", "cgroup.threads", "cgroup.procs"}:
+                self._move(path, text)
+                return
+            if not self.exists(path):
+                raise FileNotFoundError(errno.ENOENT, "no such file", path)
+            if name == "cgroup.subtree_control":
+                words = {*self.read(path).split(), *(word.lstrip("+") for word in text.split())}
+                text = " ".join(sorted(words))
+            if name == "cpuset.cpus.partition" and text == "isolated" and not self.partitions:
+                text = "isolated invalid (not here)"
+            super().write(path, "")
+            self.path(path).write_text(text.strip() + "\n")
+
+    def mkdir(self, path: str) -> None:
+        with self.faults.change(f"mkdir {path}", refused):
+            super().mkdir(path)
+            self.furnish(path)
+
+    def rmdir(self, path: str) -> None:
+        with self.faults.change(f"rmdir {path}", refused):
+            self.drop(path)
+
+    def furnish(self, path: str) -> None:
+        files = {"cpuset.cpus": "", "cpuset.mems": "", "tasks": ""}
+        if self.version == 2:
+            files = {
+                "cgroup.controllers": "cpuset cpu",
+                "cgroup.subtree_control": "",
+                "cgroup.type": "domain",
+                "cgroup.threads": "",
+                "cgroup.procs": "",
+                "cpuset.cpus": "",
+                "cpu.weight": "100",
+                "cpu.max": "max 100000",
+            }
+            if self.partitions:
+                files |= {"cpuset.cpus.exclusive": "", "cpuset.cpus.partition": "member"}
+        for name, text in files.items():
+            self.path(f"{path}/{name}").write_text(text + "\n")
+
+    def drop(self, path: str) -> None:
+        folder = self.path(path)
+        if not folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "no such group", path)
+        group = path.removeprefix(self.mount)
+        if any(one.is_dir() for one in folder.iterdir()) or any(self._group(tid) == group for tid in self._tids()):
+            raise OSError(errno.EBUSY, "group is in use", path)
+        for one in folder.iterdir():
+            one.unlink()
+        folder.rmdir()
+
+    def set_group(self, pid: int, tid: int, group: str) -> None:
+        line = f"5:cpuset:{group}\n" if self.version == 1 else f"0::{group}\n"
+        for place in {f"/proc/{pid}/task/{tid}/cgroup", f"/proc/{tid}/cgroup"}:
+            self.path(place).parent.mkdir(parents=True, exist_ok=True)
+            self.path(place).write_text(line)
+
+    def _move(self, path: str, text: str) -> None:
+        group = path.removeprefix(self.mount).rpartition("/")[0] or "/"
+        pid = self._process_of(int(text))
+        tids = [int(text)] if not path.endswith("cgroup.procs") else [int(one) for one in self.listdir(f"/proc/{pid}/task")]
+        for tid in tids:
+            self.set_group(pid, tid, group)
+
+    def _process_of(self, tid: int) -> int:
+        for folder in self.path("/proc").iterdir():
+            if (folder / "task" / str(tid)).is_dir():
+                return int(folder.name)
+        raise ProcessLookupError(errno.ESRCH, "no such thread")
+
+    def _tids(self) -> list[int]:
+        return [int(task.name) for task in self.path("/proc").glob("*/task/*")]
+
+    def _group(self, tid: int) -> str:
+        return self.read(f"/proc/{self._process_of(tid)}/task/{tid}/cgroup").strip().rpartition(":")[2]
+
+
+class FakeThreads:
+    """Affinities and policies of threads, as the scheduler keeps them."""
+
+    def __init__(self, faults: Faults, everyone: CpuSet) -> None:
+        self.faults = faults
+        self.affinities: dict[int, CpuSet] = {}
+        self.policies: dict[int, tuple[Policy, int]] = {}
+        self.everyone = everyone
+
+    def affinity(self, tid: int) -> CpuSet:
+        return self.affinities.get(tid, self.everyone)
+
+    def set_affinity(self, tid: int, cpus: CpuSet) -> None:
+        with self.faults.change(f"affinity {tid}", refused):
+            self.affinities[tid] = cpus
+
+    def scheduler(self, tid: int) -> tuple[Policy, int]:
+        return self.policies.get(tid, ("other", 0))
+
+    def set_scheduler(self, tid: int, policy: Policy, priority: int) -> None:
+        with self.faults.change(f"scheduler {tid}", refused):
+            self.policies[tid] = (policy, priority)
+
+
+def _hypervisor_refused() -> HypervisorError:
+    return HypervisorError("injected")
+
+
+class FakeHypervisor:
+    """Domains as processes of the folder, in libvirt's layout or (`bare`) all in one group."""
+
+    def __init__(self, fs: FakeFs, faults: Faults, *, bare: bool) -> None:
+        self.fs = fs
+        self.faults = faults
+        self.bare = bare
+        self.running: dict[str, DomainView] = {}
+        self.pids: dict[str, int] = {}
+        self._vcpus: dict[str, int] = {}
+        self._next = 1000
+
+    def create_paused(self, xml: str) -> DomainView:
+        with self.faults.change("create", _hypervisor_refused):
+            root = etree.fromstring(xml)
+            name, vcpus = root.findtext("name") or "", int(root.findtext("vcpu") or 1)
+            pid, self._next = self._next, self._next + 100
+            home = f"/machine/qemu-{pid}-{name}.libvirt-qemu"
+            for index, comm in enumerate(["qemu-system-x86", "call_rcu", *(f"CPU {n}/TCG" for n in range(vcpus))]):
+                group = "/" if self.bare else f"{home}/emulator" if index < 2 else f"{home}/vcpu{index - 2}"
+                self._thread(pid, pid + index, comm, group)
+            if not self.bare:
+                for group in ("/machine", home, f"{home}/emulator", *(f"{home}/vcpu{n}" for n in range(vcpus))):
+                    if not self.fs.is_dir(self.fs.mount + group):
+                        self.fs.path(self.fs.mount + group).mkdir()
+                        self.fs.furnish(self.fs.mount + group)
+            view = DomainView(name=name, uuid=root.findtext("uuid") or "", state="paused", persistent=False)
+            self.running[name], self.pids[name], self._vcpus[name] = view, pid, vcpus
+            return view
+
+    def find(self, name: str) -> DomainView | None:
+        return self.running.get(name)
+
+    def domains(self) -> tuple[DomainView, ...]:
+        return tuple(self.running.values())
+
+    def resume(self, name: str) -> None:
+        with self.faults.change("resume", _hypervisor_refused):
+            view = self.running[name]
+            self.running[name] = DomainView(name=name, uuid=view.uuid, state="running", persistent=False)
+
+    def shutdown(self, name: str) -> None:
+        with self.faults.change("shutdown", _hypervisor_refused):
+            self.end(name)
+
+    def destroy(self, name: str) -> None:
+        with self.faults.change("destroy", _hypervisor_refused):
+            self.end(name)
+
+    def threads(self, name: str) -> QemuThreads:
+        pid = self.pids[name]
+        return QemuThreads(vcpus={pid + 2 + vcpu: vcpu for vcpu in range(self._vcpus[name])}, iothreads={})
+
+    def end(self, name: str) -> None:
+        pid = self.pids[name]
+        for folder in (f"/proc/{tid}" for tid in self.fs.listdir(f"/proc/{pid}/task")):
+            _remove(self.fs.path(folder))
+        _remove(self.fs.path(f"/proc/{pid}"))
+        home = self.fs.path(f"{self.fs.mount}/machine/qemu-{pid}-{name}.libvirt-qemu")
+        _remove(home)
+        del self.running[name]
+
+    def _thread(self, pid: int, tid: int, comm: str, group: str) -> None:
+        for folder in {f"/proc/{pid}/task/{tid}", f"/proc/{tid}"}:
+            self.fs.path(folder).mkdir(parents=True, exist_ok=True)
+            self.fs.path(f"{folder}/comm").write_text(comm + "\n")
+            self.fs.path(f"{folder}/status").write_text(f"Name:\t{comm}\nTgid:\t{pid}\nCpus_allowed_list:\t0\n")
+            self.fs.path(f"{folder}/stat").write_text(f"{tid} ({comm}) S 1 1 1 0 -1 0 0 0\n")
+        self.fs.set_group(pid, tid, group)
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_dir():
+        for one in folder.iterdir():
+            if one.is_dir():
+                _remove(one)
+            else:
+                one.unlink()
+        folder.rmdir()
+
+
+class FaultyBooks(LedgerFile):
+    """The real ledger file, whose writes can fail."""
+
+    def __init__(self, directory: Path, faults: Faults) -> None:
+        super().__init__(directory)
+        self.faults = faults
+
+    def save(self, ledger: Ledger) -> None:
+        with self.faults.change("ledger", refused):
+            super().save(ledger)
+
+
+@dataclass
+class FakeHost:
+    """One fake host with `cpus` CPUs in one node, SMT off; `program` gives a quietcore that runs on it."""
+
+    root: Path
+    version: int = 2
+    partitions: bool = True
+    bare: bool = False
+    cpus: int = 4
+    faults: Faults = field(default_factory=Faults)
+
+    def __post_init__(self) -> None:
+        self.fs = FakeFs(self.root, self.faults, version=self.version, partitions=self.partitions)
+        self.threads = FakeThreads(self.faults, CpuSet.range(self.cpus))
+        self.hypervisor = FakeHypervisor(self.fs, self.faults, bare=self.bare)
+        self.events: list[Event] = []
+        mounts = f"cgroup {V1} cgroup rw,cpuset 0 0\n" if self.version == 1 else f"cgroup2 {V2} cgroup2 rw 0 0\n"
+        everyone = f"0-{self.cpus - 1}\n"
+        files = {
+            "/proc/self/mounts": mounts,
+            "/proc/sys/kernel/random/boot_id": "first\n",
+            "/proc/self/status": f"Cpus_allowed_list:\t{everyone}",
+            "/proc/1/status": f"Name:\tinit\nCpus_allowed_list:\t{everyone}",
+            "/sys/devices/system/cpu/online": everyone,
+            "/sys/devices/system/cpu/present": everyone,
+            "/proc/meminfo": "MemTotal: 8388608 kB\n",
+        }
+        for cpu in range(self.cpus):
+            files[f"/sys/devices/system/cpu/cpu{cpu}/topology/core_cpus_list"] = f"{cpu}\n"
+            files[f"/sys/devices/system/cpu/cpu{cpu}/topology/physical_package_id"] = "0\n"
+        for path, text in files.items():
+            self.fs.path(path).parent.mkdir(parents=True, exist_ok=True)
+            self.fs.path(path).write_text(text)
+        self.fs.path(self.fs.mount).mkdir(parents=True)
+        self.fs.furnish(self.fs.mount)
+        self.fs.path(f"{self.fs.mount}/cpuset.cpus").write_text(everyone)
+        self.fs.path(f"{self.fs.mount}/cpuset.mems").write_text("0\n")
+        if self.version == 2:
+            self.fs.path("/sys/fs/cgroup/cgroup.controllers").write_text("cpuset cpu\n")
+
+    def program(self, faults: Faults | None = None) -> Engine:
+        """A quietcore that was just started on this host."""
+        faults = faults or Faults()
+        for part in (self.fs, self.threads, self.hypervisor):
+            part.faults = faults
+        state = self.root / "state"
+        runner = SubprocessRunner()
+        clock = iter(range(10**9))
+        return Engine(
+            World(
+                config=Config(state_dir=str(state)),
+                fs=self.fs,
+                control=self.threads,
+                hypervisor=self.hypervisor,
+                books=FaultyBooks(state, faults),
+                store=ImageStore(state / "images", runner),
+                runner=runner,
+                acceleration=lambda: Acceleration(domain_type="qemu", reason="a test"),
+                clock=lambda: float(next(clock)),
+                sleep=lambda _seconds: None,
+                report=self.events.append,
+            )
+        )
+
+    def reboot(self) -> None:
+        """Everything that lives in memory is gone."""
+        for name in list(self.hypervisor.running):
+            self.hypervisor.end(name)
+        for folder in self.fs.path(self.fs.mount).iterdir():
+            _remove(folder)
+        self.fs.path("/proc/sys/kernel/random/boot_id").write_text("second\n")
+
+    def state(self) -> dict[str, object]:
+        """What must be the same before an operation and after its undo, with process numbers made anonymous."""
+        groups = {
+            re.sub(r"qemu-\d+", "qemu-N", str(path.relative_to(self.root))): (path / "cpuset.cpus.exclusive").read_text().strip()
+            if (path / "cpuset.cpus.exclusive").exists()
+            else ""
+            for path in self.fs.path(self.fs.mount).rglob("*")
+            if path.is_dir()
+        }
+        placed = {
+            re.sub(r"qemu-\d+", "qemu-N", f"{name} {vcpu}"): (str(self.threads.affinity(tid)), self.threads.scheduler(tid))
+            for name in self.hypervisor.running
+            for tid, vcpu in self.hypervisor.threads(name).vcpus.items()
+        }
+        books = LedgerFile(self.root / "state").load()
+        entries = {str(entry.vm): (entry.phase, str(entry.plan.exclusive) if entry.plan else "") for entry in books.entries}
+        files = sorted(path.name for path in (self.root / "state" / "vms").glob("*"))
+        domains = {name: view.state for name, view in self.hypervisor.running.items()}
+        return {"groups": groups, "placed": placed, "entries": entries, "files": files, "domains": domains}

@@ -1,0 +1,161 @@
+"""The engine on a fake host: what each operation leaves behind, on every kind of host."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from quietcore.errors import InputError
+from quietcore.model import CpuSpec, GuestTopology, MemorySpec, Realtime, VmName, VmSpec
+from tests.shell.fake_host import FakeHost
+
+KINDS = {
+    "v1 libvirt": {"version": 1, "partitions": False},
+    "v1 bare": {"version": 1, "partitions": False, "bare": True},
+    "v2 libvirt partitions": {},
+    "v2 libvirt threaded": {"partitions": False},
+    "v2 bare partitions": {"bare": True},
+    "v2 bare threaded": {"bare": True, "partitions": False},
+}
+
+
+def spec(name: str = "a", vcpus: int = 1, **changes: object) -> VmSpec:
+    cpu = CpuSpec(topology=GuestTopology(cores=vcpus), dedicated=True)
+    one = VmSpec(vm=VmName(name=name), cpu=cpu, memory=MemorySpec(guest_bytes=1 << 27), termination_grace_seconds=0)
+    return replace(one, **changes)
+
+
+@pytest.fixture(params=KINDS, ids=list(KINDS))
+def host(request, tmp_path) -> FakeHost:
+    return FakeHost(tmp_path, **KINDS[request.param])
+
+
+def test_a_vm_gets_its_cpus_and_verify_agrees(host):
+    engine = host.program()
+    assert engine.apply(spec(vcpus=2), "text").result == "created"
+    view = engine.view(VmName(name="a"))
+    assert view is not None
+    assert view.phase == "Running"
+    seen = engine.observation(view.entry.vm)
+    assert [str(thread.allowed) for thread in seen.census.vcpus] == ["1", "2"]
+    assert {str(thread.allowed) for thread in seen.census.others} == {"0,3"}
+    assert engine.verify(view).ok
+
+
+def test_the_same_manifest_again_changes_nothing(host):
+    engine = host.program()
+    engine.apply(spec(), "text")
+    before = host.state()
+    assert engine.apply(spec(), "text").result == "unchanged"
+    assert host.state() == before
+
+
+def test_delete_leaves_no_trace(host):
+    empty = host.state()
+    engine = host.program()
+    engine.apply(spec(), "text")
+    engine.apply(spec("b"), "text")
+    assert engine.delete(VmName(name="a"))
+    assert engine.delete(VmName(name="b"))
+    after = host.state()
+    after["groups"] = {name: text for name, text in after["groups"].items() if not name.endswith("/machine")}  # libvirt's own
+    assert after == empty
+    assert not engine.delete(VmName(name="a"))
+
+
+def test_helper_threads_of_other_vms_follow_the_shrinking_pool(host):
+    engine = host.program()
+    engine.apply(spec("a"), "text")
+    engine.apply(spec("b"), "text")
+    for name in ("a", "b"):
+        others = engine.observation(VmName(name=name)).census.others
+        assert {str(thread.allowed) for thread in others} == {"0,3"}
+    engine.delete(VmName(name="b"))
+    assert {str(thread.allowed) for thread in engine.observation(VmName(name="a")).census.others} == {"0,2-3"}
+
+
+def test_a_shared_vm_floats_on_the_pool_and_leaves_dedicated_cpus(host):
+    engine = host.program()
+    shared = replace(spec("s"), cpu=CpuSpec(topology=GuestTopology(cores=2)))
+    engine.apply(shared, "text")
+    engine.apply(spec("a"), "text")
+    seen = engine.observation(VmName(name="s")).census
+    assert {str(thread.allowed) for thread in seen.threads} == {"0,2-3"}
+
+
+def test_a_moved_vcpu_thread_is_found_by_verify_and_put_back_by_apply(host):
+    engine = host.program()
+    engine.apply(spec(), "text")
+    view = engine.view(VmName(name="a"))
+    assert view is not None
+    thread = engine.observation(view.entry.vm).census.vcpus[0]
+    host.fs.set_group(host.hypervisor.pids["default_a"], thread.tid, "/")
+    host.threads.affinities[thread.tid] = host.threads.everyone
+    codes = {finding.code for finding in engine.verify(view).findings if finding.severity == "error"}
+    assert codes == {"vcpu-cgroup", "vcpu-affinity"}
+    assert engine.apply(spec(), "text").result == "repaired"
+    assert engine.verify(view).ok
+
+
+def test_what_does_not_fit_is_refused_and_leaves_nothing(host):
+    empty = host.state()
+    outcome = host.program().apply(spec(vcpus=9), "text")
+    assert outcome.result == "refused"
+    assert outcome.refusal is not None
+    assert outcome.refusal.message == "not enough cpus available to satisfy request: requested=9, available=3"
+    assert host.state() == empty
+
+
+def test_a_running_vm_cannot_be_changed(host):
+    engine = host.program()
+    engine.apply(spec(), "text")
+    with pytest.raises(InputError, match="runs with another manifest"):
+        engine.apply(spec(vcpus=2), "other text")
+
+
+def test_real_time_vcpus_become_fifo_after_the_kernel_threads_of_their_cpus(host):
+    for tid, comm in ((11, "ksoftirqd/1"), (12, "ksoftirqd/2"), (13, "rcuc/1")):
+        folder = host.fs.path(f"/proc/{tid}")
+        folder.mkdir()
+        (folder / "comm").write_text(comm + "\n")
+    engine = host.program()
+    realtime = replace(spec(vcpus=2), cpu=replace(spec(vcpus=2).cpu, realtime=Realtime(mask="1", vcpus=frozenset({1}), priority=5)))
+    engine.apply(realtime, "text")
+    vcpus = engine.observation(VmName(name="a")).census.vcpus
+    assert [(thread.policy, thread.priority) for thread in vcpus] == [("other", 0), ("fifo", 5)]
+    assert {tid: host.threads.scheduler(tid) for tid in (11, 12, 13)} == dict.fromkeys((11, 12, 13), ("fifo", 6))
+    engine.delete(VmName(name="a"))
+    assert {tid: host.threads.scheduler(tid) for tid in (11, 12, 13)} == dict.fromkeys((11, 12, 13), ("other", 0))
+
+
+def test_after_a_reboot_vms_are_as_their_run_strategy_says(host):
+    engine = host.program()
+    engine.apply(spec("always", kind="VirtualMachine", run_strategy="Always"), "text")
+    engine.apply(spec("rerun", kind="VirtualMachine", run_strategy="RerunOnFailure"), "text")
+    engine.apply(spec("once"), "text")
+    host.reboot()
+    engine = host.program()
+    assert {(str(one.vm), one.refusal) for one in engine.reconcile()} == {("default/always", None), ("default/rerun", None)}
+    assert {view.entry.vm.name: view.phase for view in engine.views()} == {"always": "Running", "rerun": "Running", "once": "Stopped"}
+    assert all(engine.verify(view).ok for view in engine.views())
+
+
+def test_a_guest_that_powered_off_frees_its_cpus_and_only_always_comes_back(host):
+    engine = host.program()
+    engine.apply(spec("always", kind="VirtualMachine", run_strategy="Always"), "text")
+    engine.apply(spec("rerun", kind="VirtualMachine", run_strategy="RerunOnFailure"), "text")
+    for name in list(host.hypervisor.running):
+        host.hypervisor.end(name)
+    assert [str(one.vm) for one in engine.reconcile()] == ["default/always"]
+    assert engine.world.books.load().owned == engine.view(VmName(name="always")).plan.exclusive
+
+
+def test_halted_vms_are_stored_started_and_stopped_by_apply(host):
+    engine = host.program()
+    halted = spec(kind="VirtualMachine", run_strategy="Halted")
+    assert engine.apply(halted, "halted").result == "stored"
+    assert engine.apply(halted, "halted").result == "unchanged"
+    assert engine.apply(replace(halted, run_strategy="Always"), "always").result == "started"
+    assert engine.apply(halted, "halted").result == "stopped"
+    assert not engine.world.books.load().owned

@@ -1,0 +1,93 @@
+"""A fault before and after every single write: after it the host is as before the operation or as after it, never between."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from quietcore.errors import OperationFailed, UndoFailed
+from quietcore.model import VmName
+from tests.shell.fake_host import FakeHost, Faults, Killed
+from tests.shell.test_engine import KINDS, spec
+
+A, B = VmName(name="a"), VmName(name="b")
+OPERATIONS = {
+    "run": (lambda engine: engine.apply(spec("a"), "text"), ()),
+    "run beside another": (lambda engine: engine.apply(spec("a"), "text"), ("b",)),
+    "delete": (lambda engine: engine.delete(A), ("a",)),
+    "delete beside another": (lambda engine: engine.delete(A), ("a", "b")),
+}
+
+
+def prepared(root, kind, names) -> FakeHost:
+    if root.exists():
+        shutil.rmtree(root)
+    root.mkdir()
+    host = FakeHost(root, **KINDS[kind])
+    for name in names:
+        host.program().apply(spec(name), "text")
+    return host
+
+
+def snapshot(host: FakeHost) -> dict[str, object]:
+    state = host.state()
+    mounted = str(host.fs.path(host.fs.mount).relative_to(host.root))
+    state["groups"] = {name: text for name, text in state["groups"].items() if name != f"{mounted}/machine" or text}
+    return state
+
+
+@pytest.fixture(params=KINDS)
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=OPERATIONS)
+def operation(request):
+    return OPERATIONS[request.param]
+
+
+def test_a_refused_write_is_undone_or_reported(tmp_path, kind, operation):
+    act, names = operation
+    host = prepared(tmp_path / "h", kind, names)
+    before = snapshot(host)
+    counting = Faults()
+    act(host.program(counting))
+    after = snapshot(host)
+    assert counting.names
+    for number, name in enumerate(counting.names):
+        for moment in ("before", "after"):
+            host = prepared(tmp_path / "h", kind, names)
+            try:
+                act(host.program(Faults(at=number, moment=moment)))
+            except (OperationFailed, UndoFailed, OSError):
+                pass
+            if snapshot(host) not in (before, after):
+                host.program().reconcile()  # an operation that could not be undone said so: the next command ends it
+            assert snapshot(host) in (before, after), f"{moment} {name}"
+
+
+def test_a_killed_operation_is_finished_or_undone_by_the_next_command(tmp_path, kind, operation):
+    act, names = operation
+    host = prepared(tmp_path / "h", kind, names)
+    before = snapshot(host)
+    counting = Faults()
+    act(host.program(counting))
+    after = snapshot(host)
+    for number, name in enumerate(counting.names):
+        for moment in ("before", "after"):
+            host = prepared(tmp_path / "h", kind, names)
+            with pytest.raises(Killed):
+                act(host.program(Faults(at=number, kind="kill", moment=moment)))
+            host.program().reconcile()
+            assert snapshot(host) in (before, after), f"{moment} {name}"
+
+
+def test_every_kind_of_write_has_an_injection_point(tmp_path):
+    host = prepared(tmp_path / "h", "v2 libvirt partitions", ())
+    counting = Faults()
+    engine = host.program(counting)
+    engine.apply(spec("a"), "text")
+    engine.delete(A)
+    kinds = {name.split()[0] for name in counting.names}
+    assert {"write", "mkdir", "rmdir", "affinity", "create", "resume", "destroy", "ledger"} <= kinds
