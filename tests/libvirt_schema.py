@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 
 from lxml import etree
+
 from tests.prerequisites import missing
 
 DOMAIN_RNG = Path("/usr/share/libvirt/schemas/domain.rng")
