@@ -30,25 +30,12 @@ from quietcore.model import (
     VmName,
     VmSpec,
 )
-from quietcore.render import (
-    Description,
-    DescriptionList,
-    HostMap,
-    PlanList,
-    Printable,
-    Verification,
-    describe_text,
-    dumps,
-    dumps_yaml,
-    findings_table,
-    names,
-    placement_map,
-    plan_text,
-    plans_text,
-    topology_svg,
-    topology_text,
-    vms_table,
-)
+from quietcore.render.json import dumps, dumps_yaml
+from quietcore.render.plans import placement_map, plan_text, plans_text
+from quietcore.render.tables import describe_text, findings_table, names, vms_table
+from quietcore.render.topology_svg import topology_svg
+from quietcore.render.topology_text import topology_text
+from quietcore.render.values import Description, DescriptionList, HostMap, PlanList, Printable, Verification
 
 Golden = Callable[[str, str], None]
 DATA = Path(__file__).parent.parent / "data" / "machines"

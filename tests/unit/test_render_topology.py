@@ -7,8 +7,10 @@ from lxml import etree
 
 from quietcore.machines import parse_spec
 from quietcore.model import Assignment, CpuSet, Machine, Plan, VcpuPlacement, VmName
-from quietcore.render import HostMap, topology_svg, topology_text
 from quietcore.render.palette import OWNERS, text_on
+from quietcore.render.topology_svg import topology_svg
+from quietcore.render.topology_text import topology_text
+from quietcore.render.values import HostMap
 
 SPECS = (
     "cores=1",
