@@ -6,6 +6,7 @@ from quietcore.domain.identity import NAMESPACE, domain_uuid
 from quietcore.domain.iothreads import IoLayout, io_layout
 from quietcore.domain.render import Rendered, compose, render
 from quietcore.domain.schema import validate
+from quietcore.domain.to_manifest import to_manifest
 
 __all__ = [
     "NAMESPACE",
@@ -18,5 +19,6 @@ __all__ = [
     "facts",
     "io_layout",
     "render",
+    "to_manifest",
     "validate",
 ]
