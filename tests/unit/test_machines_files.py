@@ -113,6 +113,17 @@ def test_lstopo_sees_the_same_machine_as_we_do(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["machines/edge.yaml", "cores", "lab 2"])
+def test_a_file_that_is_not_there_is_said_to_be_missing(text: str) -> None:
+    with pytest.raises(InputError, match="neither a file that can be read nor a line of key=value"):
+        load(text)
+
+
+def test_a_fault_in_a_recording_names_recording_and_file() -> None:
+    text = (DATA / "two-cpus.json").read_text().replace('"sys/devices/system/cpu/online": "0-1', '"sys/devices/system/cpu/online": "all')
+    assert [fault.split(": ")[:2] for fault in faults(text)] == [["m.yaml", "sys/devices/system/cpu/online"]]
+
+
 def test_on_a_partitioned_kernel_lstopo_and_we_see_the_same() -> None:
     ours = load((DATA / "partitioned.json").read_text())
     theirs = load((DATA / "partitioned.xml").read_text())

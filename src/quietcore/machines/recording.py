@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from quietcore.errors import InputError, Problem
@@ -40,4 +41,7 @@ def load_recording(text: str, *, file: str | None = None, owned: CpuSet = CpuSet
         raise InputError.of((Problem(message="the name is no text", file=file, field="name"),))
     if not isinstance(files, dict) or not all(isinstance(content, str) for content in files.values()):
         raise InputError.of((Problem(message="files is no map of paths to texts", file=file, field="files"),))
-    return from_tree(files, name=name, owned=owned)
+    try:
+        return from_tree(files, name=name, owned=owned)
+    except InputError as err:
+        raise InputError.of(tuple(replace(problem, file=file) for problem in err.problems)) from err
