@@ -67,13 +67,14 @@ def _looser(refusal: Refusal, pod: LauncherPod, books: HostBooks, wanted: int) -
 
 
 def _moved(pod: LauncherPod, books: HostBooks, wanted: int) -> _Trial | None:
-    """The smallest VM whose CPUs close the gap: that of the whole machine or, where there is none, that of some node."""
+    """The smallest VM whose CPUs close the gap: of the whole machine or, where there is none, of some node (or L3 group)."""
     free = narrowed(books, pod.guest).available
-    if wanted > len(free):
+    if wanted > len(free) and not pod.guest.single_l3:
         gaps = [(wanted - len(free), books.topology.all_mask)]
     else:
-        inside = [(node, (node.mask & free.mask).bit_count()) for node in books.topology.nodes]
-        gaps = [(wanted - count, node.mask) for node, count in inside if count < wanted <= node.mask.bit_count()]
+        groups = books.topology.uncores if pod.guest.single_l3 else books.topology.nodes
+        inside = [(group, (group.mask & free.mask).bit_count()) for group in groups]
+        gaps = [(wanted - count, group.mask) for group, count in inside if count < wanted <= group.mask.bit_count()]
     helpful = [
         (len(plan.exclusive), plan.vm)
         for plan in books.ledger.plans
@@ -88,7 +89,10 @@ def _moved(pod: LauncherPod, books: HostBooks, wanted: int) -> _Trial | None:
 def _fewer(pod: LauncherPod, books: HostBooks, wanted: int) -> _Trial | None:
     """The pod with as many CPUs as can be had, in whole cores where those are asked for."""
     guest = pod.guest
-    count = _most(books, narrowed(books, guest).available, wanted - 1)
+    free = narrowed(books, guest).available
+    count = _most(books, free, wanted - 1)
+    if guest.single_l3:
+        count = min(count, max((group.mask & free.mask).bit_count() for group in books.topology.uncores))
     per_core = books.topology.cpus_per_core
     if (books.options.cpu.full_pcpus_only or guest.thread_policy == "require") and per_core:
         count -= count % per_core
