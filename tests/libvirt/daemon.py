@@ -1,0 +1,109 @@
+"""A libvirtd of our own for tests: own configuration, sockets, state and log in its own mount namespace, ended by its process id."""
+
+import subprocess
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import libvirt
+
+CGROUPS = Path("/sys/fs/cgroup")
+ROOT_QEMU = """\
+user = "root"
+group = "root"
+stdio_handler = "file"
+namespaces = []
+security_driver = "none"
+"""
+"""QEMU as root: the tests are, and no file has to be handed to another user."""
+
+PRIVATE = """\
+set -e
+mkdir -p /run/libvirt
+[ ! -d /run/systemd ] || mount -t tmpfs none /run/systemd
+mount --bind {root}/etc /etc/libvirt; mount --bind {root}/run /run/libvirt; mount --bind {root}/lib /var/lib/libvirt
+mount --bind {root}/cache /var/cache/libvirt; mount --bind {root}/log /var/log/libvirt
+mkdir -p /var/lib/libvirt/qemu /var/cache/libvirt/qemu /var/log/libvirt/qemu
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Daemon:
+    """A running libvirtd: the address of its QEMU driver, its process and its folder."""
+
+    uri: str
+    pid: int
+    root: Path
+
+
+def folders(root):
+    """The folders that stand for libvirt's own; the distribution's configuration without its networks."""
+    for name in ("run", "lib", "cache", "log"):
+        (root / name).mkdir(parents=True)
+    subprocess.run(["cp", "-a", "/etc/libvirt/.", root / "etc"], check=True)
+    for network in root.glob("etc/qemu/networks/autostart/*"):
+        network.unlink()
+    return PRIVATE.format(root=root)
+
+
+def uri_of(root):
+    """The address of the daemon in `root`, as libvirt's clients take it."""
+    return f"qemu:///system?socket={root / 'run/libvirt-sock'}"
+
+
+def machine_cgroups():
+    """The cgroups below which libvirt makes those of its domains, in every hierarchy."""
+    return {path for pattern in ("machine", "*/machine") for path in CGROUPS.glob(pattern) if path.is_dir()}
+
+
+def remove_cgroups(paths):
+    """Remove cgroups that no process is in, the innermost first; one that is in use stays."""
+    for path in sorted(paths):
+        for one in sorted((path, *(inner for inner in path.rglob("*") if inner.is_dir())), reverse=True):
+            with suppress(OSError):
+                one.rmdir()
+
+
+def end_domains(uri):
+    """End every domain of this daemon."""
+    connection = libvirt.open(uri)
+    try:
+        for domain in connection.listAllDomains():
+            with suppress(libvirt.libvirtError):
+                domain.destroy()
+    finally:
+        connection.close()
+
+
+@contextmanager
+def private_libvirtd(root, qemu_conf=ROOT_QEMU):
+    """Run libvirtd with its files below `root` and this qemu.conf; afterwards no domain, process or cgroup of it is left."""
+    before = machine_cgroups()
+    script = folders(root)
+    (root / "etc/qemu.conf").write_text(qemu_conf)
+    with (root / "daemon.log").open("wb") as log:
+        argv = ["unshare", "--mount", "--propagation", "private", "bash", "-c", script + f"exec libvirtd --pid-file {root}/libvirtd.pid"]
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_until_it_answers(uri_of(root), process, root / "daemon.log")
+        yield Daemon(uri=uri_of(root), pid=process.pid, root=root)
+        end_domains(uri_of(root))
+    finally:
+        process.terminate()
+        process.wait(30)
+        remove_cgroups(machine_cgroups() - before)
+
+
+def wait_until_it_answers(uri, process, log, within_s=60):
+    """Wait until the daemon accepts a connection; its own words when it does not."""
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            libvirt.open(uri).close()
+        except libvirt.libvirtError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"libvirtd did not start: {log.read_text(errors='replace')[-2000:]}") from None
+            time.sleep(0.1)
+        else:
+            return
