@@ -18,7 +18,8 @@ from quietcore.render.topology_text import NO_CPUS, fold, heading, l3_groups, le
 from quietcore.render.values import CpuState, CpuUse, HostMap
 
 _SVG: Final = "http://www.w3.org/2000/svg"
-_WIDTH: Final = 1160
+_COLUMN: Final = 580
+"""The room for one NUMA node; two stand side by side, on machines of more than 256 CPUs four."""
 _PAD, _GAP, _TITLE = 8, 8, 22
 _CELL_HEIGHT: Final = 34
 _CORE_PAD: Final = 3
@@ -51,11 +52,12 @@ class Block:
 def topology_svg(host: HostMap) -> str:
     """The picture as SVG text, with title, description and legend."""
     machine, uses = host.machine, host.uses()
-    digits = len(str(max(uses)))
-    packages = [_package(machine, socket, uses, digits) for socket in sorted({cpu.socket for cpu in machine.cpus})]
+    digits, columns = len(str(max(uses))), 2 if len(machine.cpus) <= 256 else 4
+    room = columns * _COLUMN
+    packages = [_package(machine, socket, uses, digits, columns) for socket in sorted({cpu.socket for cpu in machine.cpus})]
     far = [node for node in machine.nodes if not machine.cpus_of_node(node.node)]
-    memory = [_box("node", f"{node_title(node)}, {NO_CPUS}", _flow([], _WIDTH)) for node in far]
-    body = _flow([*packages, *memory], _WIDTH)
+    memory = [_box("node", f"{node_title(node)}, {NO_CPUS}", _flow([], room)) for node in far]
+    body = _flow([*packages, *memory], room)
     notes = _legend(host, max(body.width, 480))
     width, top = max(body.width, notes.width, len(heading(machine)) * 11) + 2 * _PAD, 36
     height = top + body.height + _GAP + notes.height + _PAD
@@ -122,11 +124,11 @@ def _box(kind: str, title: str, inside: Block) -> Block:
     return Block(width=width, height=height, paint=paint)
 
 
-def _package(machine: Machine, socket: int, uses: Mapping[int, CpuUse], digits: int) -> Block:
+def _package(machine: Machine, socket: int, uses: Mapping[int, CpuUse], digits: int, columns: int) -> Block:
     members = [cpu for cpu in machine.cpus if cpu.socket == socket]
     numbers = sorted({cpu.node for cpu in members})
-    room = _WIDTH - 2 * _PAD
-    share = room if len(numbers) == 1 else (room - _GAP) // 2
+    room = columns * _COLUMN - 2 * _PAD
+    share = room if len(numbers) == 1 else (room - (columns - 1) * _GAP) // columns
     nodes = [
         _box("node", node_title(machine.node(number)), _flow(list(_l3s(members, number, uses, digits, share - 2 * _PAD)), share - 2 * _PAD))
         for number in numbers
@@ -144,7 +146,7 @@ def _l3s(members: Sequence[LogicalCpu], node: int, uses: Mapping[int, CpuUse], d
 
 def _core(threads: Sequence[CpuUse], digits: int) -> Block:
     width = 14 + 8 * max(digits, 2)
-    cells = _flow([_cell(use, width) for use in threads], _WIDTH, gap=2)
+    cells = _flow([_cell(use, width) for use in threads], _COLUMN, gap=2)
     whole = Block(width=cells.width + 2 * _CORE_PAD, height=cells.height + 2 * _CORE_PAD, paint=cells.paint)
 
     def paint(parent: Element, left: int, top: int) -> None:
