@@ -18,7 +18,7 @@ from quietcore.placement.hints import Demand, Hint, HintFamily, Hints, NumaInfo,
 LISTABLE_NODES: Final = 10
 """Up to this many nodes a family is listed: 1,023 masks cost less than a search."""
 
-CLOSEST_STEPS: Final = 10_000
+CLOSEST_STEPS: Final = 2_000
 """The closest nodes of a given number are a problem without a quick exact answer: after so many steps the best so far stands."""
 
 Completable: TypeAlias = Callable[[int, int, int], bool]
@@ -149,13 +149,15 @@ def _best_of_size(numa: NumaInfo, nodes: Sequence[int], size: int, completable: 
     def worthwhile(kept: int, below: int, more: int) -> bool:
         nonlocal steps
         steps += 1
+        if best is not None and steps > CLOSEST_STEPS:
+            return False
         if best is not None:  # what comes later has a higher value: it must be strictly closer
             chosen = nodes_of(kept)
             to_chosen = sorted(
                 numa.distances[node][node] + sum(numa.distances[node][other] + numa.distances[other][node] for other in chosen)
                 for node in nodes[:below]
             )
-            if steps > CLOSEST_STEPS or numa.distance_sum(kept) + sum(to_chosen[:more]) + more * (more - 1) * nearest >= best_sum:
+            if numa.distance_sum(kept) + sum(to_chosen[:more]) + more * (more - 1) * nearest >= best_sum:
                 return False
         return completable(kept, below, more)
 

@@ -75,9 +75,7 @@ def allocate(state: MemoryState, pod: LauncherPod, container: Container, hint: H
     if isinstance(mask, Refusal):
         return mask
     blocks = tuple(MemoryBlock(nodes=nodes_of(mask), type=kind, size_bytes=size) for kind, size in requests.items())
-    nodes = state.nodes
-    for block in blocks:
-        nodes = fill(nodes, block, max(block.size_bytes - state.reusable.of(pod.uid, mask, block.type), 0))
+    nodes = fill(state.nodes, [(one, max(one.size_bytes - state.reusable.of(pod.uid, mask, one.type), 0)) for one in blocks])
     state = _with_reuse(replace(state, nodes=nodes), pod, container, blocks)
     containers = {**state.assignments.get(pod.uid, {}), container.name: blocks}
     shrunk = _shrunk_init_blocks(pod, container, containers)

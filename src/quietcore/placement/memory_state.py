@@ -126,51 +126,67 @@ def booked(state: MemoryState, assignments: Assignments) -> MemoryState:
             problems.append(Problem(field="assignments", message=message, hint="stop this VM and start it again"))
     if problems:
         raise InputError.of(tuple(problems))
-    for _, _, block in _each_block(assignments):
-        state = replace(state, nodes=fill(state.nodes, block, block.size_bytes))
+    state = replace(state, nodes=fill(state.nodes, [(block, block.size_bytes) for _, _, block in _each_block(assignments)]))
     known = {pod: MappingProxyType(dict(containers)) for pod, containers in assignments.items()}
     return replace(state, assignments=MappingProxyType({**state.assignments, **known}))
 
 
-def fill(nodes: Mapping[int, NodeMemory], block: MemoryBlock, size_bytes: int) -> Mapping[int, NodeMemory]:
-    """Book bytes on the block's nodes, the lowest one first; each node counts one assignment more, whatever it gives."""
-    after, rest = dict(nodes), size_bytes
-    for node in block.nodes:
-        memory = after[node]
-        tables = dict(memory.tables)
-        if block.type in tables:
-            table = tables[block.type]
-            taken = min(table.free, rest)
-            rest -= taken
-            tables[block.type] = replace(table, reserved=table.reserved + taken, free=table.free - taken)
-        after[node] = replace(memory, assignments=memory.assignments + 1, group=mask_of(block.nodes), tables=MappingProxyType(tables))
-    return MappingProxyType(after)
+def fill(nodes: Mapping[int, NodeMemory], blocks: Iterable[tuple[MemoryBlock, int]]) -> Mapping[int, NodeMemory]:
+    """Book bytes for blocks on their nodes, the lowest node first; each node counts one assignment more, whatever it gives."""
+    drafts: dict[int, _Draft] = {}
+    for block, size_bytes in blocks:
+        rest = size_bytes
+        for node in block.nodes:
+            draft = drafts.get(node) or drafts.setdefault(node, _Draft.of(nodes[node]))
+            draft.assignments += 1
+            draft.group = mask_of(block.nodes)
+            rest -= draft.book(block.type, min(draft.free.get(block.type, 0), rest))
+    return MappingProxyType({**nodes, **{node: draft.final(nodes[node]) for node, draft in drafts.items()}})
 
 
-def empty(nodes: Mapping[int, NodeMemory], block: MemoryBlock) -> Mapping[int, NodeMemory]:
-    """Give a block back; a node without assignments leaves its group."""
-    after, rest = dict(nodes), block.size_bytes
-    for node in block.nodes:
-        memory = after[node]
-        tables = dict(memory.tables)
-        if block.type in tables:
-            table = tables[block.type]
-            given = min(table.reserved, rest)
-            rest -= given
-            tables[block.type] = replace(table, reserved=table.reserved - given, free=table.free + given)
-        left = memory.assignments - 1
-        after[node] = replace(memory, assignments=left, group=memory.group if left else 1 << node, tables=MappingProxyType(tables))
-    return MappingProxyType(after)
+def empty(nodes: Mapping[int, NodeMemory], blocks: Iterable[MemoryBlock]) -> Mapping[int, NodeMemory]:
+    """Give blocks back; a node without assignments leaves its group."""
+    drafts: dict[int, _Draft] = {}
+    for block in blocks:
+        rest = block.size_bytes
+        for node in block.nodes:
+            draft = drafts.get(node) or drafts.setdefault(node, _Draft.of(nodes[node]))
+            draft.assignments -= 1
+            draft.group = draft.group if draft.assignments else 1 << node
+            rest += draft.book(block.type, -min(draft.reserved.get(block.type, 0), rest))
+    return MappingProxyType({**nodes, **{node: draft.final(nodes[node]) for node, draft in drafts.items()}})
+
+
+@dataclass(slots=True)
+class _Draft:
+    """One node while blocks are booked on it."""
+
+    assignments: int
+    group: int
+    free: dict[str, int]
+    reserved: dict[str, int]
+
+    @classmethod
+    def of(cls, memory: NodeMemory) -> _Draft:
+        free = {kind: table.free for kind, table in memory.tables.items()}
+        return cls(memory.assignments, memory.group, free, {kind: table.reserved for kind, table in memory.tables.items()})
+
+    def book(self, kind: str, amount: int) -> int:
+        if amount:
+            self.free[kind] -= amount
+            self.reserved[kind] += amount
+        return amount
+
+    def final(self, before: NodeMemory) -> NodeMemory:
+        tables = {kind: replace(table, free=self.free[kind], reserved=self.reserved[kind]) for kind, table in before.tables.items()}
+        return NodeMemory(assignments=self.assignments, group=self.group, tables=MappingProxyType(tables))
 
 
 def release(state: MemoryState, pod: str, container: str | None = None) -> MemoryState:
     """Give back what a container has, or the whole pod. Something that has nothing changes nothing."""
     containers = dict(state.assignments.get(pod, {}))
     gone = [name for name in containers if container in (None, name)]
-    nodes = state.nodes
-    for name in gone:
-        for block in containers.pop(name):
-            nodes = empty(nodes, block)
+    nodes = empty(state.nodes, [block for name in gone for block in containers.pop(name)])
     return replace(state, nodes=nodes, assignments=with_pod(state.assignments, pod, containers))
 
 
