@@ -1,6 +1,19 @@
 """KubeVirt manifests (YAML or JSON) -> VM specifications, with KubeVirt's defaults, rules and messages. Pure: reads no file itself."""
 
 from quietcore.manifest.admission import admission_review
+from quietcore.manifest.compatibility import FieldSupport, compatibility
 from quietcore.manifest.documents import Document, Loaded, SourceText, load, problems_and_warnings, validate
+from quietcore.model.cluster import ClusterConfig
 
-__all__ = ["Document", "Loaded", "SourceText", "admission_review", "load", "problems_and_warnings", "validate"]
+__all__ = [
+    "ClusterConfig",
+    "Document",
+    "FieldSupport",
+    "Loaded",
+    "SourceText",
+    "admission_review",
+    "compatibility",
+    "load",
+    "problems_and_warnings",
+    "validate",
+]

@@ -22,6 +22,19 @@ SINGLE_L3: Final = "quietcore.io/single-l3"
 VHOSTUSER: Final = "quietcore.io/vhostuser-"
 HOOK_SIDECARS: Final = "hooks.kubevirt.io/hookSidecars"
 MEMFD: Final = "kubevirt.io/memfd"
+PARITY: Final = "alpha.kubevirt.io/EmulatorThreadCompleteToEvenParity"
+MEANINGS: Final = {
+    STRATEGY: "how threads are kept apart: `whole`, `housekeeping` or `dedicated`; without it an isolated emulator thread asks for "
+    "`housekeeping`, and else the host's default holds",
+    PRIORITY: "the SCHED_FIFO priority of real-time vCPUs, 1 to 99; 1 without it, as in KubeVirt",
+    DEDICATED_VCPUS: "a list such as `0-1,3`: only these vCPUs get dedicated CPUs, the others run on the shared pool",
+    THREAD_POLICY: "what to do with the host's SMT siblings: `none`, `prefer`, `require` or `isolate`, as in OpenStack",
+    SINGLE_L3: "`true`: all dedicated CPUs have to share one L3 cache",
+    f"{VHOSTUSER}NAME": "the socket of interface NAME, whose binding is the plugin `vhostuser`",
+    HOOK_SIDECARS: "KubeVirt's hook sidecars; needs its gate Sidecar, and a host without Kubernetes does not run them",
+    MEMFD: '`"false"` switches off memfd as the backing of hugepages',
+    PARITY: "KubeVirt's second emulator CPU where the number of CPUs is even; usually set on the KubeVirt resource",
+}
 _OURS: Final = (STRATEGY, PRIORITY, DEDICATED_VCPUS, THREAD_POLICY, SINGLE_L3)
 _MOST_SIDECARS: Final = 16
 

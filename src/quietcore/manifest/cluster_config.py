@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 
+from quietcore.manifest.annotations import PARITY
 from quietcore.manifest.causes import Cause
-from quietcore.manifest.defaults import PARITY_ANNOTATION
 from quietcore.manifest.tree import Tree
 from quietcore.model.cluster import ClusterConfig
 
@@ -38,7 +38,7 @@ def cluster_config(content: Tree, base: ClusterConfig) -> tuple[ClusterConfig, t
         cpu_allocation_ratio=at_least_one(developer, "cpuAllocationRatio", "developerConfiguration", base.cpu_allocation_ratio),
         memory_overcommit_percent=at_least_one(developer, "memoryOvercommit", "developerConfiguration", base.memory_overcommit_percent),
         guest_overhead_ratio=_ratio(configuration, f"{path}.additionalGuestMemoryOverheadRatio", base.guest_overhead_ratio, causes),
-        even_parity=base.even_parity or (PARITY_ANNOTATION in content.mapping("metadata.annotations") and "AlignCPUs" in gates),
+        even_parity=base.even_parity or (PARITY in content.mapping("metadata.annotations") and "AlignCPUs" in gates),
         live_update=strategy == "LiveUpdate",
         max_cpu_sockets=live.number("maxCpuSockets", base.max_cpu_sockets),
         max_guest_bytes=base.max_guest_bytes if maximum is None else max(maximum.value, 0),

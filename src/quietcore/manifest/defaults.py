@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from quietcore.manifest.annotations import PARITY
 from quietcore.manifest.live_update import memory_hotplug_obstacle
 from quietcore.manifest.tree import Tree, Value
 from quietcore.model.cluster import DEFAULT_CPU_REQUEST, ClusterConfig
@@ -13,7 +14,6 @@ _MACHINE_TYPES: Final = {"amd64": "q35", "arm64": "virt", "s390x": "s390-ccw-vir
 _DISK_BUSES: Final = {"amd64": "sata", "arm64": "virtio", "s390x": "virtio"}
 _MOST_VCPUS: Final = 512
 """KubeVirt's ceiling for the vCPUs that its own maxSockets default may lead to."""
-PARITY_ANNOTATION: Final = "alpha.kubevirt.io/EmulatorThreadCompleteToEvenParity"
 DEFAULT_NETWORK: Final = "default"
 
 
@@ -39,7 +39,7 @@ def default_instance(spec: Tree, annotations: dict[str, str], cluster: ClusterCo
         _cpu_hotplug(spec, cluster)
         _memory_hotplug(spec, cluster)
     if cluster.even_parity and spec.flag("domain.cpu.isolateEmulatorThread"):
-        annotations[PARITY_ANNOTATION] = ""
+        annotations[PARITY] = ""
 
 
 def _architecture_and_machine(spec: Tree, cluster: ClusterConfig) -> None:
@@ -111,9 +111,9 @@ def _disks_of_volumes(spec: Tree) -> None:
 def _disk_buses(spec: Tree) -> None:
     bus = _DISK_BUSES.get(spec.text("architecture"), "sata")
     for disk in spec.items("domain.devices.disks"):
-        if not any(disk.has(target) for target in ("disk", "cdrom", "lun")):
+        if not disk.has("disk") and not disk.has("cdrom"):
             disk.put("disk.bus", bus)
-        for target in ("disk", "cdrom", "lun"):
+        for target in ("disk", "cdrom"):
             if disk.has(target) and not disk.text(f"{target}.bus"):
                 disk.put(f"{target}.bus", bus)
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from quietcore.manifest.annotations import Wishes
-from quietcore.manifest.defaults import PARITY_ANNOTATION
+from quietcore.manifest.annotations import PARITY, Wishes
 from quietcore.manifest.lower_devices import disks, interfaces
 from quietcore.manifest.realtime_mask import select
 from quietcore.manifest.tree import Tree
@@ -76,6 +75,7 @@ def lower(spec: Tree, subject: Subject) -> VmSpec:
         firmware=_firmware(spec),
         architecture=spec.text("architecture"),
         machine_type=spec.text("domain.machine.type"),
+        clock_offset=_clock_offset(spec),
         graphics=devices.flag("autoattachGraphicsDevice", default=True),
         serial_console=devices.flag("autoattachSerialConsole", default=True),
         memory_balloon=devices.flag("autoattachMemBalloon", default=True),
@@ -108,7 +108,7 @@ def _cpu(spec: Tree, subject: Subject) -> CpuSpec:
         dedicated=cpu.flag("dedicatedCpuPlacement"),
         dedicated_vcpus=wishes.dedicated_vcpus,
         isolate_emulator=cpu.flag("isolateEmulatorThread"),
-        even_parity=PARITY_ANNOTATION in subject.annotations,
+        even_parity=PARITY in subject.annotations,
         numa_passthrough=cpu.has("numa.guestMappingPassthrough"),
         realtime=realtime,
         thread_policy=wishes.thread_policy,
@@ -151,6 +151,11 @@ def _kernel_boot(spec: Tree) -> KernelBoot | None:
         initrd_path=boot.text("container.initrdPath"),
         args=boot.text("kernelArgs"),
     )
+
+
+def _clock_offset(spec: Tree) -> str:
+    seconds = spec.number("domain.clock.utc.offsetSeconds")
+    return spec.text("domain.clock.timezone") or (str(seconds) if seconds else "utc")
 
 
 def _firmware(spec: Tree) -> Firmware:

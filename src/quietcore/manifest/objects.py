@@ -24,7 +24,7 @@ KINDS: Final = {
     "VirtualMachinePreference": INSTANCETYPE,
     "VirtualMachineClusterPreference": INSTANCETYPE,
 }
-_OTHER_KINDS: Final = {
+OTHER_KINDS: Final = {
     "VirtualMachineInstanceReplicaSet": "write one VirtualMachineInstance per replica",
     "VirtualMachinePool": "write one VirtualMachine per replica",
     "VirtualMachineInstancePreset": "KubeVirt has withdrawn presets; write the values into the VM or use an instancetype",
@@ -113,7 +113,7 @@ def _classify(result: Objects, node: Node, file: str, source: str) -> None:
     group, _, version = api.rpartition("/")
     if kind not in KINDS:
         near = difflib.get_close_matches(kind, KINDS, 1, 0.8)
-        reason = _OTHER_KINDS.get(kind) or (f"did you mean {near[0]}?" if near else f"readable are {', '.join(KINDS)}")
+        reason = OTHER_KINDS.get(kind) or (f"did you mean {near[0]}?" if near else f"readable are {', '.join(KINDS)}")
         fault(f"kind {kind} of {api} is not supported here", "kind", "unsupported-kind", reason)
     elif group != KINDS[kind] or version not in _SERVED[group]:
         served = " or ".join(f"{KINDS[kind]}/{one}" for one in _SERVED[KINDS[kind]])

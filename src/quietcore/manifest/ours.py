@@ -6,7 +6,7 @@ import base64
 import re
 from typing import Final
 
-from quietcore.manifest.annotations import DEDICATED_VCPUS, Wishes
+from quietcore.manifest.annotations import DEDICATED_VCPUS, HOOK_SIDECARS, Wishes
 from quietcore.manifest.causes import Cause, Check
 from quietcore.manifest.realtime_mask import select
 from quietcore.manifest.validate_cpu import ZERO, vcpus_as_written
@@ -19,6 +19,8 @@ _ARCHITECTURES: Final = ("amd64", "arm64")
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CPU_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _IMAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
+_TIME_ZONE: Final = re.compile(r"[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*")
+_MOST_OFFSET: Final = 1 << 31
 _BRIDGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 """The kernel's interface names have at most 15 characters (IFNAMSIZ)."""
 _MASK: Final = "domain.cpu.realtime.mask"
@@ -44,8 +46,12 @@ def check_ours(check: Check, wishes: Wishes, annotations_path: str) -> None:
         check.invalid("domain.cpu.model", message, "FieldValueNotSupported")
     _sizes(check)
     _texts(check)
+    _clock(check)
     _volumes(check)
     _interfaces(check, wishes)
+    if wishes.sidecars:
+        message = "hook sidecars are containers of the pod; a host without Kubernetes does not run them"
+        check.causes.append(Cause(field=f"{annotations_path}.{HOOK_SIDECARS}", message=message, ours=True, warning=True))
     vcpus = vcpus_as_written(check)
     if 0 < vcpus <= MOST_VCPUS:
         _realtime(check, wishes, vcpus)
@@ -88,6 +94,16 @@ def _texts(check: Check) -> None:
         name = feature.text("name")
         if not _CPU_NAME.fullmatch(name):
             check.ours(f"domain.cpu.features[{index}].name", f"{name!r} is no CPU feature's name", "for example tsc-deadline")
+
+
+def _clock(check: Check) -> None:
+    path, zone = "domain.clock.timezone", check.spec.text("domain.clock.timezone")
+    if zone and not _TIME_ZONE.fullmatch(zone):
+        check.ours(path, f"{zone!r} is no time zone", "for example Europe/Prague")
+    elif zone and check.spec.has("domain.clock.utc"):
+        check.ours(path, "a clock has either a time zone or an offset from UTC", "remove one of them")
+    if not -_MOST_OFFSET < check.spec.number("domain.clock.utc.offsetSeconds") < _MOST_OFFSET:
+        check.ours("domain.clock.utc.offsetSeconds", "no clock is that far from UTC", f"less than {_MOST_OFFSET}")
 
 
 def _volumes(check: Check) -> None:

@@ -46,7 +46,7 @@ def apply_preference(preference: Tree, spec: Tree, annotations: dict[str, str]) 
 
 
 def _disks(devices: Tree, spec: Tree) -> None:
-    buses = {"disk": "preferredDiskBus", "cdrom": "preferredCdromBus", "lun": "preferredLunBus"}
+    buses = {"disk": "preferredDiskBus", "cdrom": "preferredCdromBus"}
     for disk in spec.items("domain.devices.disks"):
         target = next((one for one in buses if disk.has(one)), "disk")
         if not disk.text(f"{target}.bus"):

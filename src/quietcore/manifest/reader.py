@@ -108,9 +108,9 @@ class Reading:
                 self._unknown(entry, kind, name, below)
                 continue
             verdict = support(kind, name)
-            if verdict.status == "supported":
+            if verdict.status == "supported" or verdict.checked:
                 result[name] = self._value(entry.node, known[name].kind, below)
-            else:
+            if verdict.status != "supported":
                 self._unsupported(entry, verdict, below)
         for one in known.values():
             if one.required and result.get(one.name) is None and not _stands(node, one.name):

@@ -17,13 +17,15 @@ class Support:
     """One verdict. `reason` is empty for supported fields and for refused ones that need none beyond their name.
 
     `quiet` fields are written by the cluster itself and are ignored without a warning; `unless_off` fields are refused only when
-    they ask for something: false, empty text and empty lists change nothing.
+    they ask for something: false, empty text and empty lists change nothing. A `checked` field is ignored, but KubeVirt's rules
+    still judge it.
     """
 
     status: Status
     reason: str = ""
     quiet: bool = False
     unless_off: bool = False
+    checked: bool = False
 
 
 SUPPORTED: Final = Support("supported")
@@ -46,7 +48,8 @@ def _ignored(names: str, reason: str, *, quiet: bool = False) -> dict[str, Suppo
     return dict.fromkeys(names.split(), Support("ignored", reason, quiet=quiet))
 
 
-_OBJECT: Final = _yes("apiVersion kind metadata spec") | _ignored("status", "written by the cluster", quiet=True)
+_STATELESS: Final = _yes("apiVersion kind metadata spec")
+_OBJECT: Final = _STATELESS | _ignored("status", "written by the cluster", quiet=True)
 _PLACED: Final = "it chooses among the nodes of a cluster, and here the host is already chosen"
 _CLUSTER_STORAGE: Final = "there is no cluster storage on a host; use hostDisk, containerDisk or emptyDisk"
 _NO_OBJECTS: Final = "there are no Kubernetes objects on a host to read it from"
@@ -57,10 +60,10 @@ _SOFTWARE: Final = "it concerns the operation of KubeVirt itself"
 TABLE: Final[Mapping[str, Mapping[str, Support]]] = {
     "VirtualMachine": _OBJECT,
     "VirtualMachineInstance": _OBJECT,
-    "VirtualMachineInstancetype": _OBJECT,
-    "VirtualMachineClusterInstancetype": _OBJECT,
-    "VirtualMachinePreference": _OBJECT,
-    "VirtualMachineClusterPreference": _OBJECT,
+    "VirtualMachineInstancetype": _STATELESS,
+    "VirtualMachineClusterInstancetype": _STATELESS,
+    "VirtualMachinePreference": _STATELESS,
+    "VirtualMachineClusterPreference": _STATELESS,
     "KubeVirt": _OBJECT,
     "ObjectMeta": _yes("name namespace labels annotations")
     | _no("generateName", "a VM is found again by its name; give it one")
@@ -103,14 +106,15 @@ TABLE: Final[Mapping[str, Mapping[str, Support]]] = {
     "NUMA": _yes("guestMappingPassthrough"),
     "NUMAGuestMappingPassthrough": {},
     "Realtime": _yes("mask"),
-    "Memory": _yes("guest maxGuest hugepages reservedOverhead"),
+    "Memory": _yes("guest hugepages reservedOverhead")
+    | {"maxGuest": Support("ignored", "memory is not hot-plugged; the guest keeps memory.guest", checked=True)},
     "Hugepages": _yes("pageSize"),
     "ReservedOverhead": _yes("addedOverhead memLock"),
     "ResourceRequirements": _yes("limits requests overcommitGuestOverhead"),
     "DiskIOThreads": _yes("supplementalPoolThreadCount"),
     "Machine": _yes("type"),
-    "Clock": _yes("utc") | _no("timezone", "the clock runs in UTC") | _no("timer", "the timers are libvirt's own"),
-    "ClockOffsetUTC": _off("offsetSeconds", "the clock runs in UTC without an offset"),
+    "Clock": _yes("timezone utc") | _no("timer", "the timers are libvirt's own"),
+    "ClockOffsetUTC": _yes("offsetSeconds"),
     "Features": _yes("smm")
     | _ignored("acpi apic", _FIXED_FEATURE, quiet=True)
     | _no("hyperv hypervPassthrough", "Hyper-V enlightenments are not set")
@@ -136,14 +140,14 @@ TABLE: Final[Mapping[str, Mapping[str, Support]]] = {
     | _off("filesystems gpus hostDevices inputs panicDevices", _DEVICE)
     | _no("clientPassthrough downwardMetrics sound tpm video watchdog", _DEVICE),
     "Rng": {},
-    "Disk": _yes("bootOrder cache cdrom dedicatedIOThread disk io lun name serial")
+    "Disk": _yes("bootOrder cache cdrom dedicatedIOThread disk io name serial")
+    | _no("lun", "KubeVirt maps a LUN to cluster storage only, and there is none on a host")
     | _off("shareable", "a disk belongs to one VM")
     | _off("changedBlockTracking", "there are no incremental backups")
     | _no("blockSize errorPolicy")
     | _no("tag", "there is no device metadata in the cloud-init seed"),
     "DiskTarget": _yes("bus readonly") | _no("pciAddress", "libvirt assigns the addresses"),
     "CDRomTarget": _yes("bus readonly") | _ignored("tray", "the tray is always closed"),
-    "LunTarget": _yes("bus readonly") | _off("reservation"),
     "Volume": _yes("cloudInitConfigDrive cloudInitNoCloud containerDisk emptyDisk hostDisk name")
     | _no("dataVolume ephemeral persistentVolumeClaim", _CLUSTER_STORAGE)
     | _no("configMap downwardAPI secret serviceAccount sysprep", _NO_OBJECTS)
@@ -182,7 +186,7 @@ TABLE: Final[Mapping[str, Mapping[str, Support]]] = {
     "VirtualMachinePreferenceSpec": _yes(
         "annotations cpu devices firmware machine preferSpreadSocketToCoreRatio preferredTerminationGracePeriodSeconds requirements",
     )
-    | _no("clock", "the clock runs in UTC with libvirt's own timers")
+    | _no("clock", "write the clock into the VM")
     | _no("features", "features of the machine cannot be preferred")
     | _no("preferredLaunchSecurity", "confidential guests are not supported")
     | _no("preferredSubdomain", "there is no cluster DNS")
@@ -196,10 +200,11 @@ TABLE: Final[Mapping[str, Mapping[str, Support]]] = {
     "DevicePreferences": _yes(
         "preferredAutoattachGraphicsDevice preferredAutoattachMemBalloon preferredAutoattachPodInterface "
         "preferredAutoattachSerialConsole preferredBlockMultiQueue preferredCdromBus preferredDiskBus preferredDiskCache "
-        "preferredDiskDedicatedIoThread preferredDiskIO preferredInterfaceModel preferredLunBus preferredNetworkInterfaceMultiQueue "
+        "preferredDiskDedicatedIoThread preferredDiskIO preferredInterfaceModel preferredNetworkInterfaceMultiQueue "
         "preferredRng",
     )
     | _ignored("preferredDisableHotplug", "devices are never hot-plugged")
+    | _ignored("preferredLunBus", "there are no LUNs")
     | _off("preferredAutoattachInputDevice preferredUseVirtioTransitional", _DEVICE)
     | _no(
         "preferredInputBus preferredInputType preferredPanicDeviceModel preferredSoundModel preferredTPM preferredVideoType "

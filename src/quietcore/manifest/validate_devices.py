@@ -48,8 +48,6 @@ def _boot_orders(check: Check) -> None:
                 check.invalid(f"{path}.name", message)
             else:
                 check.invalid(f"{path}.name", f"{check.at(path)}.Name '{disk.text('name')}' not found.")
-        elif disk.has("lun"):
-            check.invalid(f"{path}.lun", f"{check.at(path)}.lun can only be mapped to a DataVolume or PersistentVolumeClaim volume.")
         _boot_order(check, disk, path, taken)
     for index, interface in enumerate(check.spec.items("domain.devices.interfaces")):
         path = f"domain.devices.interfaces[{index}]"
@@ -75,7 +73,7 @@ def _disks(check: Check) -> None:
         if name in seen:
             check.invalid(f"{path}.name", f"{here} and {check.at(_DISKS)}[{seen[name]}] must not have the same Name.")
         seen.setdefault(name, index)
-        if sum(disk.has(target) for target in ("disk", "lun", "cdrom")) > 1:
+        if disk.has("disk") and disk.has("cdrom"):
             check.invalid(path, f"{here} can only have a single target type defined")
         if disk.has("bootOrder") and disk.number("bootOrder") < 1:
             check.invalid(f"{path}.bootOrder", f"{here} must have a boot order > 0, if supplied")
@@ -86,7 +84,7 @@ def _disks(check: Check) -> None:
 
 
 def _bus(check: Check, disk: Tree, path: str) -> None:
-    target = next((one for one in ("disk", "lun", "cdrom") if disk.has(one)), "")
+    target = next((one for one in ("disk", "cdrom") if disk.has(one)), "")
     bus = disk.text(f"{target}.bus") if target else ""
     if not bus:
         return
