@@ -6,18 +6,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from quietcore.model import Assignment, CpuSet, LauncherPod, Ledger, Machine, Options, Plan, Reason, Refusal, VcpuPlacement, union
+from quietcore.model import (
+    COMPUTE,
+    Assignment,
+    CpuSet,
+    LauncherPod,
+    Ledger,
+    Machine,
+    MemoryBinding,
+    Options,
+    Plan,
+    Reason,
+    Refusal,
+    VcpuPlacement,
+    union,
+)
 from quietcore.placement.cpu_hints import container_hints, pod_hints
 from quietcore.placement.explain import with_reasons
-from quietcore.placement.guest_cells import GuestNuma, guest_cells
-from quietcore.placement.hints import ProviderHints
+from quietcore.placement.guest_cells import GuestNuma, guest_cells, hugepage_type
+from quietcore.placement.hints import Hint, ProviderHints
 from quietcore.placement.host_books import HostBooks
+from quietcore.placement.memory_manager import allocate as allocate_memory
+from quietcore.placement.memory_manager import drop_finished_init, memory_hints
+from quietcore.placement.memory_state import MEMORY, MemoryState
 from quietcore.placement.modes import broken_cores, l3_groups, narrowed, no_l3_group, widened
 from quietcore.placement.nearest import nearest_fit
 from quietcore.placement.packed import Taken
+from quietcore.placement.page_booking import book_pages
 from quietcore.placement.pod_level import allocate_pod
 from quietcore.placement.static_policy import counts
-from quietcore.placement.topology_manager import admits, affinity_refusal, allocation_refusal, merge
+from quietcore.placement.topology_manager import ANY_NODE, admits, affinity_refusal, allocation_refusal, merge
 from quietcore.placement.vcpu_order import SHARED, VcpuOrder, order_vcpus
 
 _NOTHING = Taken(cpus=CpuSet())
@@ -29,7 +47,7 @@ def admit(pod: LauncherPod, machine: Machine, ledger: Ledger, options: Options) 
     A refusal carries the kubelet's (or KubeVirt's) text, every constraint that failed, and the nearest change that would fit.
     Raises InputError for options that contradict each other or the machine.
     """
-    books = HostBooks.of(machine, ledger.without(pod.vm), options)
+    books = HostBooks.of(machine, ledger, options, pod.vm)
     answer = decide(pod, books)
     if isinstance(answer, Plan):
         return answer
@@ -51,9 +69,10 @@ def decide(pod: LauncherPod, books: HostBooks) -> Plan | Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Granted:
-    """The CPUs of every container, with the rules that took them."""
+    """The CPUs of every container, with the rules that took them, the pod's own CPUs, and the memory books afterwards."""
 
     containers: Mapping[str, Taken]
+    memory: MemoryState
     pod: CpuSet = CpuSet()
 
 
@@ -84,10 +103,12 @@ def _attempt(pod: LauncherPod, books: HostBooks) -> Plan | Refusal:
     order = _order(pod, books, owned)
     if isinstance(order, Refusal):
         return order
-    numa = _guest_numa(pod, books, order)
+    numa = _guest_numa(pod, books, order, granted.memory)
     if isinstance(numa, Refusal):
         return numa
-    return _plan(pod, books, granted, order, numa)
+    blocks = [block for container in pod.containers for block in granted.memory.blocks(pod.uid, container.name)]
+    pages = book_pages(pod, books.machine, books.whole_ledger, books.options, cells=numa.memory if numa.cells else (), blocks=blocks)
+    return pages if isinstance(pages, Refusal) else _plan(pod, books, granted, order, numa)
 
 
 def _is_pod_level(pod: LauncherPod, books: HostBooks) -> bool:
@@ -95,42 +116,46 @@ def _is_pod_level(pod: LauncherPod, books: HostBooks) -> bool:
     return policy.is_pod_level(pod) and policy.pod_level_resource_managers and books.options.topology_scope == "pod"
 
 
-def _affinity(books: HostBooks, providers: list[ProviderHints]) -> int | Refusal | None:
-    """The node mask on which the Topology Manager settles; None for any."""
+def _affinity(books: HostBooks, *providers: ProviderHints) -> Hint | Refusal:
+    """The nodes on which the Topology Manager settles."""
     policy = books.options.topology_policy
-    if policy == "none":
-        return None
     hint = merge(policy, books.numa, providers)
-    return hint.mask if admits(policy, hint) else affinity_refusal(policy, hint)
+    return hint if admits(policy, hint) else affinity_refusal(policy, hint)
 
 
 def _grant_pod(pod: LauncherPod, books: HostBooks) -> _Granted | Refusal:
-    affinity = _affinity(books, [pod_hints(books.policy, books.cpus, pod)])
+    """The pod's CPUs at once; the Memory Manager takes no part in pods with resources of their own."""
+    affinity = _affinity(books, pod_hints(books.policy, books.cpus, pod), memory_hints(books.memory, pod))
     if isinstance(affinity, Refusal):
         return affinity
-    answer = allocate_pod(books.policy, books.cpus, pod, affinity)
+    answer = allocate_pod(books.policy, books.cpus, pod, affinity.mask)
     if isinstance(answer, Refusal):
         return allocation_refusal(answer)
     containers = {name: Taken(cpus=cpus) for name, cpus in answer.containers.items()}
-    return _Granted(containers=containers, pod=answer.state.pod_assignments.get(pod.uid, CpuSet()))
+    return _Granted(containers=containers, memory=books.memory, pod=answer.state.pod_assignments.get(pod.uid, CpuSet()))
 
 
 def _grant_containers(pod: LauncherPod, books: HostBooks) -> _Granted | Refusal:
     """Container by container, as Kubernetes admits them: hints, merge, allocation; under pod scope the hints come once."""
-    policy, state = books.policy, books.cpus
+    policy, cpus, memory = books.policy, books.cpus, books.memory
     once = books.options.topology_scope == "pod"
-    affinity = _affinity(books, [pod_hints(policy, state, pod)]) if once else None
+    affinity = _affinity(books, pod_hints(policy, cpus, pod), memory_hints(memory, pod)) if once else ANY_NODE
     granted: dict[str, Taken] = {}
     for container in pod.containers:
         if not once:
-            affinity = _affinity(books, [container_hints(policy, state, pod, container)])
+            affinity = _affinity(books, container_hints(policy, cpus, pod, container), memory_hints(memory, pod, container))
         if isinstance(affinity, Refusal):
             return affinity
-        answer = policy.allocate(state, pod, container, affinity)
-        if isinstance(answer, Refusal):
-            return allocation_refusal(answer)
-        state, granted[container.name] = answer.state, answer.taken
-    return _Granted(containers=granted)
+        taken = policy.allocate(cpus, pod, container, affinity.mask)
+        if isinstance(taken, Refusal):
+            return allocation_refusal(taken)
+        booked = allocate_memory(memory, pod, container, affinity)
+        if isinstance(booked, Refusal):
+            return allocation_refusal(booked)
+        cpus, memory, granted[container.name] = taken.state, booked.state, taken.taken
+    for container in pod.containers:
+        memory = drop_finished_init(memory, pod, container) if container.role == "app" else memory
+    return _Granted(containers=granted, memory=memory)
 
 
 def _order(pod: LauncherPod, books: HostBooks, owned: Taken) -> VcpuOrder | Refusal:
@@ -156,18 +181,32 @@ def _with_rule(vcpu: VcpuPlacement, owned: Taken) -> VcpuPlacement:
     return vcpu if vcpu.pcpu is None else replace(vcpu, rule=f"{owned.rule_of(vcpu.pcpu)}; {vcpu.rule}")
 
 
-def _guest_numa(pod: LauncherPod, books: HostBooks, order: VcpuOrder) -> GuestNuma | Refusal:
+def _guest_numa(pod: LauncherPod, books: HostBooks, order: VcpuOrder, memory: MemoryState) -> GuestNuma | Refusal:
+    """The guest's cells and their memory or, without cells, the nodes on which the Memory Manager booked the guest's memory."""
     guest = pod.guest
-    if not guest.numa_passthrough:
-        return GuestNuma(cells=(), memory=())
-    pins = {vcpu.vcpu: vcpu.pcpu for vcpu in order.vcpus if vcpu.pcpu is not None}
-    return guest_cells(books.machine, pins, guest.memory_bytes, guest.hugepage_bytes)
+    if guest.numa_passthrough:
+        pins = {vcpu.vcpu: vcpu.pcpu for vcpu in order.vcpus if vcpu.pcpu is not None}
+        return guest_cells(books.machine, pins, guest.memory_bytes, guest.hugepage_bytes)
+    kind = MEMORY if guest.hugepage_bytes is None else hugepage_type(guest.hugepage_bytes)
+    nodes = sorted({node for block in memory.blocks(pod.uid, COMPUTE) if block.type == kind for node in block.nodes})
+    rest, bindings = guest.memory_bytes, []
+    for node in nodes:
+        share = min(books.memory.nodes[node].free(kind) - memory.nodes[node].free(kind), rest)
+        rest -= share
+        if share:
+            bindings.append(MemoryBinding(node=node, type=kind, size_bytes=share))
+    return GuestNuma(cells=(), memory=tuple(bindings))
 
 
 def _plan(pod: LauncherPod, books: HostBooks, granted: _Granted, order: VcpuOrder, numa: GuestNuma) -> Plan | Refusal:
     guest = pod.guest
     assignments = [
-        Assignment(container=container.name, cpus=granted.containers.get(container.name, _NOTHING).cpus) for container in pod.containers
+        Assignment(
+            container=container.name,
+            cpus=granted.containers.get(container.name, _NOTHING).cpus,
+            memory=granted.memory.blocks(pod.uid, container.name),
+        )
+        for container in pod.containers
     ]
     assignments = [
         replace(one, cpus=widened(books, guest, one.cpus)) if one.container == guest.vcpu_container else one for one in assignments
