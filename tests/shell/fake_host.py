@@ -18,6 +18,7 @@ from lxml import etree
 
 from quietcore.config import Config
 from quietcore.engine import Engine, Event, LedgerFile, World
+from quietcore.errors import OperationFailed
 from quietcore.host.fs import HostFs
 from quietcore.host.kvm import Acceleration
 from quietcore.images import ImageStore, SubprocessRunner
@@ -50,9 +51,11 @@ class Faults:
         self.names.append(name)
         if number == self.at and self.moment == "before":
             self._strike(error)
-        yield
-        if number == self.at and self.moment == "after":
-            self._strike(error)
+        try:
+            yield
+        finally:  # also after a write that the kernel itself refused
+            if number == self.at and self.moment == "after":
+                self._strike(error)
 
     def _strike(self, error: Callable[[], Exception]) -> None:
         if self.kind == "kill":
@@ -272,7 +275,7 @@ class FaultyBooks(LedgerFile):
         self.faults = faults
 
     def save(self, ledger: Ledger) -> None:
-        with self.faults.change("ledger", refused):
+        with self.faults.change("ledger", lambda: OperationFailed("injected")):
             super().save(ledger)
 
 

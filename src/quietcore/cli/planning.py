@@ -14,7 +14,7 @@ from quietcore.cli.options import files_option, output_option, print_value, read
 from quietcore.engine.identity import strategy_of, uuid_of
 from quietcore.errors import ExitCode, InputError, PermissionProblem, Problem
 from quietcore.host.topology import read_machine, record_tree
-from quietcore.machines import dump_recording, dump_yaml, load
+from quietcore.machines import dump_recording, dump_yaml, is_spec, load
 from quietcore.manifest import Document
 from quietcore.model import Entry, Ledger, Machine, Plan, Refusal
 from quietcore.placement import reserved_cpus
@@ -44,9 +44,10 @@ def chosen_machine(app: App, text: str | None) -> tuple[Machine, Ledger]:
 
 
 def _described(text: str) -> Machine:
-    path = Path(text)
+    if is_spec(text):
+        return load(text)
     try:
-        return load(path.read_text(), file=text) if path.is_file() else load(text)
+        return load(Path(text).read_text(), file=text)
     except (OSError, UnicodeDecodeError) as err:
         raise InputError.of((Problem(message=f"cannot be read: {err}", file=text),)) from err
 

@@ -44,8 +44,13 @@ class LedgerFile:
         return self._parsed(text)
 
     def save(self, ledger: Ledger) -> None:
-        """Replace the ledger on disk, durably."""
-        rest = _text(ledger).encode()
+        """Replace the ledger on disk, durably. Raises OperationFailed where the disk is full, say: the old ledger then stands."""
+        try:
+            self._replace(_text(ledger).encode())
+        except OSError as err:
+            raise OperationFailed(f"{self.path} cannot be written: {err.strerror or err}") from err
+
+    def _replace(self, rest: bytes) -> None:
         temporary = self.path.with_suffix(".json.new")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
         try:

@@ -18,6 +18,7 @@ from quietcore.engine.start import start
 from quietcore.engine.teardown import ask_to_end, tear_down
 from quietcore.engine.world import Event, World
 from quietcore.errors import OperationFailed
+from quietcore.host import cgroups
 from quietcore.model import Entry, Ledger, Machine, Refusal, VmName
 
 Ending: TypeAlias = Literal["ended", "rebooted"]
@@ -33,6 +34,7 @@ class Restarted:
 
 def recover(world: World, machine: Machine, ledger: Ledger) -> Ledger:
     """Finish or undo every intent, and free the CPUs of VMs that ended. The caller holds the lock. The result is on disk."""
+    cgroups.sweep_probe(world.fs, cgroups.hierarchy(world.fs))
     changed = False
     for entry in ledger.entries:
         view = world.hypervisor.find(entry.vm.domain) if entry.phase != "stopped" else None

@@ -7,7 +7,7 @@ exists from Linux 6.7 on, but is independent of cpuset.cpus only since commit 73
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal
@@ -55,24 +55,30 @@ def probe_partitions(fs: HostFs, tree: Hierarchy, cpu: int) -> Probe:
     if tree.version == 1 or not tree.writable:
         return Probe(works=False, why_not="cgroup v1 has no isolated partitions" if tree.version == 1 else "no cgroup can be written")
     outer, inner = f"{tree.mount}{_PROBE}", f"{tree.mount}{_PROBE}/inner"
+    sweep_probe(fs, tree)
     try:
         with ExitStack() as undo:
+            undo.callback(sweep_probe, fs, tree)
             fs.write(f"{tree.mount}/cgroup.subtree_control", "+cpuset")
             for group in (outer, inner):
-                with suppress(FileExistsError):  # left over from a probe that was killed
-                    fs.mkdir(group)
-                undo.callback(fs.rmdir, group)
+                fs.mkdir(group)
                 fs.write(f"{group}/cpuset.cpus.exclusive", str(cpu))
                 if group == outer:
                     fs.write(f"{group}/cgroup.subtree_control", "+cpuset")
             fs.write(f"{inner}/cpuset.cpus.partition", "isolated")
-            undo.callback(fs.write, f"{inner}/cpuset.cpus.partition", "member")
             state = fs.read(f"{inner}/cpuset.cpus.partition").strip()
     except FileNotFoundError as err:
         return Probe(works=False, why_not=f"this kernel has no {str(err.filename or '').rpartition('/')[2] or 'exclusive cpusets'}")
     except OSError as err:
         return Probe(works=False, why_not=f"the kernel refused an isolated partition in a scratch group: {err.strerror or err}")
     return Probe(works=True) if state == "isolated" else Probe(works=False, why_not=f"the kernel answered {state!r} to a scratch partition")
+
+
+def sweep_probe(fs: HostFs, tree: Hierarchy) -> None:
+    """Remove the scratch groups, and with them their partition; also those of a probe that was killed."""
+    for group in (f"{tree.mount}{_PROBE}/inner", f"{tree.mount}{_PROBE}"):
+        if tree.mount and fs.is_dir(group):
+            fs.rmdir(group)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
