@@ -1,30 +1,31 @@
 """Search in described hints on machines with too many NUMA nodes to list every mask.
 
-A mask c is the intersection of one member of each family exactly when the nodes outside c can be shared out, each to one
-family that does without it. A family can do without as much as it has beyond its demands, so the question is one of packing.
+A preferred mask must be a member of every family; any other answer is an intersection of members, which `hint_packing` tells.
 Both searches walk the masks of one size by ascending value and cut off what cannot be completed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
+from itertools import combinations
 from operator import and_, or_
 from typing import Final, TypeAlias
 
+from quietcore.placement.hint_packing import Packing
 from quietcore.placement.hints import Demand, Hint, HintFamily, Hints, NumaInfo, fewest_nodes, mask_of, nodes_of
 
 LISTABLE_NODES: Final = 10
 """Up to this many nodes a family is listed: 1,023 masks cost less than a search."""
 
-CLOSEST_STEPS: Final = 2_000
-"""The closest nodes of a given number are a problem without a quick exact answer: after so many steps the best so far stands."""
+STEPS: Final = 2_000
+"""Steps of a walk through the masks of one size. Several tight demands at once, and the closest of many nodes, are problems
+without a quick exact answer: when the steps are used up the best mask so far stands, or the size counts as impossible."""
 
 Completable: TypeAlias = Callable[[int, int, int], bool]
-"""(kept, below, more): whether `more` of the first `below` nodes could be added to the mask `kept`. May err towards yes, except
-when there is nothing to add."""
-_Slack: TypeAlias = tuple[tuple[int, ...], ...]
+"""(kept, below, more): whether `more` of the first `below` nodes could be added to the mask `kept`. May err towards yes only while
+there is something to add."""
 
 
 def narrowest_member(family: HintFamily, superset_of: int = 0) -> int | None:
@@ -59,8 +60,8 @@ def best_preferred(numa: NumaInfo, dimensions: Sequence[Hints]) -> int | None:
 
 def best_reachable(numa: NumaInfo, dimensions: Sequence[Hints], sizes: Iterable[int]) -> int | None:
     """The best intersection of one member of each dimension with the first of the given sizes that has any; None without one."""
-    combinations = _combinations(numa, dimensions)
-    packings = [(nodes_of(base), _Packing.of(nodes_of(base), families)) for base, families in combinations]
+    ways = _combinations(numa, dimensions)
+    packings = [(nodes_of(base), Packing(nodes_of(base), families)) for base, families in ways]
     for size in sizes:
         found = [_best_of_size(numa, nodes, size, packing.completable) for nodes, packing in packings if len(nodes) >= size]
         masks = [mask for mask in found if mask is not None]
@@ -136,21 +137,32 @@ def _walk(nodes: Sequence[int], below: int, more: int, kept: int, completable: C
 
 
 def _first_of_size(nodes: Sequence[int], size: int, completable: Completable) -> int | None:
-    return next(_walk(nodes, len(nodes), size, 0, completable), None)
+    if not completable(0, len(nodes), size):
+        return None
+    return next(_walk(nodes, len(nodes), size, 0, _limited(completable)), None)
+
+
+def _limited(completable: Completable) -> Completable:
+    steps = 0
+
+    def limited(kept: int, below: int, more: int) -> bool:
+        nonlocal steps
+        steps += 1
+        return steps <= STEPS and completable(kept, below, more)
+
+    return limited
 
 
 def _best_of_size(numa: NumaInfo, nodes: Sequence[int], size: int, completable: Completable) -> int | None:
     if not numa.prefer_closest:
         return _first_of_size(nodes, size, completable)
+    if not completable(0, len(nodes), size):
+        return None
     nearest = min((numa.distances[a][b] for a in nodes for b in nodes if a != b), default=0)
     best: int | None = None
-    best_sum = steps = 0
+    best_sum = 0
 
     def worthwhile(kept: int, below: int, more: int) -> bool:
-        nonlocal steps
-        steps += 1
-        if best is not None and steps > CLOSEST_STEPS:
-            return False
         if best is not None:  # what comes later has a higher value: it must be strictly closer
             chosen = nodes_of(kept)
             to_chosen = sorted(
@@ -161,7 +173,7 @@ def _best_of_size(numa: NumaInfo, nodes: Sequence[int], size: int, completable: 
                 return False
         return completable(kept, below, more)
 
-    for mask in _walk(nodes, len(nodes), size, 0, worthwhile):
+    for mask in _walk(nodes, len(nodes), size, 0, _limited(worthwhile)):
         total = numa.distance_sum(mask)
         if best is None or total < best_sum:
             best, best_sum = mask, total
@@ -174,7 +186,7 @@ class _Cover:
     def __init__(self, nodes: Sequence[int], must: int, demands: Sequence[Demand]) -> None:
         self.must = must
         self.nodes = nodes
-        self.rows = [([demand.amounts.get(node, 0) for node in nodes], demand) for demand in demands]
+        self.demands = (*demands, *(_both(nodes, one, other) for one, other in combinations(demands, 2)))
         self.tops: dict[tuple[int, int], list[int]] = {}
 
     def completable(self, kept: int, below: int, more: int) -> bool:
@@ -184,14 +196,22 @@ class _Cover:
             return False
         chosen = nodes_of(kept)
         return all(
-            sum(demand.amounts.get(node, 0) for node in chosen) + sum(self._largest(row, below)[:more]) >= demand.wanted
-            for row, (_, demand) in enumerate(self.rows)
+            sum(demand.amounts.get(node, 0) for node in chosen) + sum(self._largest(index, below)[:more]) >= demand.wanted
+            for index, demand in enumerate(self.demands)
         )
 
-    def _largest(self, row: int, below: int) -> list[int]:
-        if (row, below) not in self.tops:
-            self.tops[row, below] = sorted(self.rows[row][0][:below], reverse=True)
-        return self.tops[row, below]
+    def _largest(self, index: int, below: int) -> list[int]:
+        if (index, below) not in self.tops:
+            amounts = self.demands[index].amounts
+            self.tops[index, below] = sorted((amounts.get(node, 0) for node in self.nodes[:below]), reverse=True)
+        return self.tops[index, below]
+
+
+def _both(nodes: Sequence[int], one: Demand, other: Demand) -> Demand:
+    """What follows from two demands together, weighted alike: it cuts off what could meet either but not both."""
+    left, right = max(other.wanted, 1), max(one.wanted, 1)
+    amounts = {node: left * one.amounts.get(node, 0) + right * other.amounts.get(node, 0) for node in nodes}
+    return Demand(amounts=amounts, wanted=left * one.wanted + right * other.wanted)
 
 
 def _combinations(numa: NumaInfo, dimensions: Sequence[Hints]) -> list[tuple[int, tuple[HintFamily, ...]]]:
@@ -213,125 +233,3 @@ def _listed(numa: NumaInfo, dimension: Hints) -> set[int]:
     if isinstance(dimension, HintFamily):
         return {point & numa.all_mask for point in dimension.points}
     return {numa.all_mask if hint.mask is None else hint.mask & numa.all_mask for hint in dimension}
-
-
-@dataclass(frozen=True, slots=True)
-class _Packing:
-    """Which nodes can be left out of an intersection: each goes to one family ("bin") that does without it.
-
-    `spare` holds, per bin, what the family has beyond each of its demands; `weights` what each node would take from it, None
-    where the family cannot do without the node.
-    """
-
-    nodes: tuple[int, ...]
-    spare: _Slack
-    weights: tuple[tuple[tuple[int, ...] | None, ...], ...]
-
-    @classmethod
-    def of(cls, nodes: tuple[int, ...], families: Sequence[HintFamily]) -> _Packing:
-        spare = tuple(
-            tuple(sum(demand.amounts.get(node, 0) for node in nodes_of(family.within)) - demand.wanted for demand in family.demands)
-            for family in families
-        )
-        weights = tuple(
-            tuple(
-                None if family.must >> node & 1 else tuple(demand.amounts.get(node, 0) for demand in family.demands) for family in families
-            )
-            for node in nodes
-        )
-        return cls(nodes, spare, weights)
-
-    def completable(self, kept: int, below: int, more: int) -> bool:
-        """Whether all nodes above that are not kept, and all but `more` of those below, can be left out together. Exact."""
-        gone = [weights for node, weights in zip(self.nodes[below:], self.weights[below:], strict=True) if not kept >> node & 1]
-        return self._fits(gone, list(self.weights[:below]), below - more)
-
-    def _fits(self, forced: list[tuple[tuple[int, ...] | None, ...]], choice: list[tuple[tuple[int, ...] | None, ...]], need: int) -> bool:
-        """Whether all of `forced` and `need` of `choice` can be shared out among the bins."""
-        options = [[bin_ for bin_, weight in enumerate(node) if weight is not None] for node in forced]
-        if not all(options):
-            return False
-        forced = [node for node in forced if not _is_free(node)]
-        need -= sum(1 for node in choice if _is_free(node))
-        choice = [node for node in choice if not _is_free(node) and any(weight is not None for weight in node)]
-        if need > len(choice):
-            return False
-        if not forced and need <= 0:
-            return True
-        cheapest = sorted(choice, key=self._share)
-        some = cheapest[: max(need, 0)]
-        if sum(map(self._share, forced)) + sum(map(self._share, some)) > len(self.spare) + 1e-9:
-            return False
-        return self._greedy([*forced, *some]) or self._exact(forced, choice, max(need, 0))
-
-    def _share(self, node: tuple[tuple[int, ...] | None, ...]) -> float:
-        """A lower bound on the part of one bin that a node takes, whichever bin it goes to."""
-        parts = [
-            max((_part(amount, room) for amount, room in zip(weight, spare[:1], strict=False)), default=0.0)
-            for weight, spare in zip(node, self.spare, strict=True)
-            if weight is not None
-        ]
-        return min(parts, default=float("inf"))
-
-    def _greedy(self, nodes: list[tuple[tuple[int, ...] | None, ...]]) -> bool:
-        spare = list(self.spare)
-        for node in sorted(nodes, key=self._share, reverse=True):
-            rooms = [(bin_, _less(spare[bin_], weight)) for bin_, weight in enumerate(node) if weight is not None]
-            fitting = [
-                (min((left / (full or 1) for left, full in zip(room, self.spare[bin_], strict=True)), default=1.0), bin_, room)
-                for bin_, room in rooms
-                if room is not None
-            ]
-            if not fitting:
-                return False
-            _, chosen, room = max(fitting, key=lambda one: (one[0], -one[1]))
-            spare[chosen] = room
-        return True
-
-    def _exact(self, forced: list[tuple[tuple[int, ...] | None, ...]], choice: list[tuple[tuple[int, ...] | None, ...]], need: int) -> bool:
-        """Every way to share out, keeping only what is not worse than another way in every respect."""
-        states: dict[int, set[_Slack]] = {0: {self.spare}}
-        for node in forced:
-            states = {0: _undominated(after for spare in states[0] for after in _placed(spare, node))}
-        for index, node in enumerate(choice):
-            after: dict[int, set[_Slack]] = {}
-            for count, spares in states.items():
-                if count + len(choice) - index > need:  # the rest is enough without this one
-                    after.setdefault(count, set()).update(spares)
-                after.setdefault(count + 1, set()).update(new for spare in spares for new in _placed(spare, node))
-            if after.get(need):
-                return True
-            states = {count: _undominated(spares) for count, spares in after.items() if spares}
-        return bool(states.get(need))
-
-
-def _is_free(node: tuple[tuple[int, ...] | None, ...]) -> bool:
-    return any(weight is not None and not any(weight) for weight in node)
-
-
-def _part(amount: int, room: int) -> float:
-    if not amount:
-        return 0.0
-    return amount / room if room else float("inf")
-
-
-def _less(spare: tuple[int, ...], weight: tuple[int, ...]) -> tuple[int, ...] | None:
-    left = tuple(room - amount for room, amount in zip(spare, weight, strict=True))
-    return left if all(room >= 0 for room in left) else None
-
-
-def _placed(spare: _Slack, node: tuple[tuple[int, ...] | None, ...]) -> Iterator[_Slack]:
-    for bin_, weight in enumerate(node):
-        room = None if weight is None else _less(spare[bin_], weight)
-        if room is not None:
-            yield (*spare[:bin_], room, *spare[bin_ + 1 :])
-
-
-def _undominated(spares: Iterable[_Slack]) -> set[_Slack]:
-    """The states that no other state equals or exceeds in every room."""
-    kept: list[tuple[tuple[int, ...], _Slack]] = []
-    for spare in sorted(set(spares), reverse=True):
-        flat = tuple(room for rooms in spare for room in rooms)
-        if not any(all(a >= b for a, b in zip(other, flat, strict=True)) for other, _ in kept):
-            kept.append((flat, spare))
-    return {spare for _, spare in kept}
