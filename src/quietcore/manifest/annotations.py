@@ -37,6 +37,9 @@ MEANINGS: Final = {
 }
 _OURS: Final = (STRATEGY, PRIORITY, DEDICATED_VCPUS, THREAD_POLICY, SINGLE_L3)
 _MOST_SIDECARS: Final = 16
+_MOST_FAULTS: Final = 20
+_MOST_BYTES: Final = 256 << 10
+"""Kubernetes' limit for all annotations of an object."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,11 @@ class Wishes:
 def read(annotations: Mapping[str, str], path: str, spec: Tree) -> tuple[Wishes, tuple[Cause, ...]]:
     """The wishes of a VMI and what is wrong with them; `path` is where the annotations stand."""
     reader = _Reader(annotations, path)
+    if sum(len(name.encode()) + len(text.encode()) for name, text in annotations.items()) > _MOST_BYTES:
+        return Wishes(sockets={}), (Cause(field=path, message=f"Too long: may not be more than {_MOST_BYTES} bytes"),)
     for name in annotations:
+        if len(reader.causes) > _MOST_FAULTS:
+            break
         if name.startswith(PREFIX) and name not in _OURS and not name.startswith(VHOSTUSER):
             near = difflib.get_close_matches(name, _OURS, 1, 0.6)
             reader.fault(name, "unknown annotation", f"did you mean {near[0]}?" if near else f"known are {', '.join(_OURS)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final, Literal
 
 from quietcore.errors import InputError, Problem
@@ -27,6 +28,7 @@ _CATALOG: Final = (
     "VirtualMachineClusterPreference",
 )
 _MOST_PROBLEMS: Final = 200
+_LONGEST_MESSAGE: Final = 2000
 _PARTIAL: Final = frozenset({"unknown-field", "unsupported", "required"})
 """Faults that leave enough of a document to examine the rest of it."""
 
@@ -89,7 +91,7 @@ def problems_and_warnings(
 def _capped(problems: list[Problem]) -> tuple[Problem, ...]:
     if len(problems) <= _MOST_PROBLEMS:
         return tuple(problems)
-    rest = Problem(message=f"and {len(problems) - _MOST_PROBLEMS} more problems", code="more")
+    rest = Problem(message=f"and {len(problems) - _MOST_PROBLEMS} more problems so far; the rest was not examined", code="more")
     return (*problems[:_MOST_PROBLEMS], rest)
 
 
@@ -113,6 +115,8 @@ class _Loading:
             found.sort(key=lambda one: (files.get(one.file or "", 0), one.line or 0, one.column or 0))
 
     def _object(self, one: Object) -> None:
+        if len(self.problems) > _MOST_PROBLEMS:
+            return
         reading = Reading(one.root, one.kind, one.file)
         content = reading.content()
         self.problems.extend(reading.problems)
@@ -140,7 +144,7 @@ class _Loading:
 
     def _causes(self, reading: Reading, causes: Iterable[Cause]) -> None:
         faulty = [problem.field for problem in reading.problems]
-        for cause in causes:
+        for cause in islice(causes, _MOST_PROBLEMS + 1):
             if any(field == cause.field or _is_below(field, cause.field) for field in faulty):
                 continue  # it follows from a field that was left out
             (self.warnings if cause.warning else self.problems).append(_placed(reading, cause))
@@ -177,5 +181,6 @@ def _is_below(field: str, above: str) -> bool:
 
 
 def _placed(reading: Reading, cause: Cause) -> Problem:
-    problem = reading.problem(cause.field, cause.message, code=_CODES[cause.type], hint=cause.hint, ours=cause.ours)
+    message = cause.message if len(cause.message) <= _LONGEST_MESSAGE else f"{cause.message[:_LONGEST_MESSAGE]}..."
+    problem = reading.problem(cause.field, message, code=_CODES[cause.type], hint=cause.hint, ours=cause.ours)
     return replace(problem, code="warning") if cause.warning else problem

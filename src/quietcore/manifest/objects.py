@@ -12,6 +12,7 @@ from quietcore.errors import Problem
 from quietcore.manifest.scalars import Scalar
 from quietcore.manifest.yaml_text import Node, parse
 
+_MOST_PROBLEMS: Final = 200
 KUBEVIRT: Final = "kubevirt.io"
 INSTANCETYPE: Final = "instancetype.kubevirt.io"
 _SERVED: Final = {KUBEVIRT: ("v1", "v1alpha3"), INSTANCETYPE: ("v1beta1",)}
@@ -80,6 +81,8 @@ def split(sources: Sequence[tuple[str, str]]) -> Objects:
         if not parsed.documents and not parsed.problems:
             result.problems.append(Problem(message="the file holds no document", code="empty", file=file, hint="is it the right file?"))
         for root in parsed.documents:
+            if len(result.problems) > _MOST_PROBLEMS:
+                break
             for node in _unfolded(root, 0):
                 _classify(result, node, file, parsed.text)
     return result

@@ -9,6 +9,7 @@ from typing import Final
 from quietcore.manifest.annotations import DEDICATED_VCPUS, HOOK_SIDECARS, Wishes
 from quietcore.manifest.causes import Cause, Check
 from quietcore.manifest.realtime_mask import select
+from quietcore.manifest.tree import Tree
 from quietcore.manifest.validate_cpu import ZERO, vcpus_as_written
 from quietcore.model.spec import Strategy
 
@@ -119,7 +120,7 @@ def _volumes(check: Check) -> None:
                 if not _is_text(volume.text(f"{source}.{name}")):
                     check.ours(f"{path}.{source}.{name}", "the decoded data is not UTF-8 text", "cloud-init reads UTF-8")
         if volume.has("hostDisk"):
-            _host_disk(check, path, volume.text("hostDisk.path"), create=volume.text("hostDisk.type") == "DiskOrCreate")
+            _host_disk(check, path, volume.child("hostDisk"))
     for path, image in images.items():
         if image and not _IMAGE.fullmatch(image):
             check.ours(path, f"{image!r} is no image name", "for example registry/name:tag")
@@ -135,12 +136,11 @@ def _is_text(encoded: str) -> bool:
     return True
 
 
-def _host_disk(check: Check, path: str, file: str, *, create: bool) -> None:
+def _host_disk(check: Check, path: str, disk: Tree) -> None:
+    file, capacity = disk.text("path"), disk.quantity("capacity") or ZERO
     if file and (not file.startswith("/") or file.endswith("/") or any(part in {"", ".", ".."} for part in file.split("/")[1:])):
         check.ours(f"{path}.hostDisk.path", f"{file!r} is no absolute path of a file", "for example /var/lib/vms/disk.img")
-    index = int(path[len("volumes[") : -1])
-    capacity = check.spec.items("volumes")[index].quantity("hostDisk.capacity") or ZERO
-    if create and not 0 < capacity.value < _MOST_BYTES:
+    if disk.text("type") == "DiskOrCreate" and not 0 < capacity.value < _MOST_BYTES:
         check.ours(f"{path}.hostDisk", "a disk that may have to be created needs a capacity", "for example capacity: 1Gi")
 
 

@@ -20,6 +20,8 @@ from quietcore.model.quantity import Quantity
 
 _LARGEST: Final = {"count": (1 << 32) - 1, "integer": (1 << 63) - 1}
 _CLOSE: Final = 0.7
+_MOST_FAULTS: Final = 200
+"""A document with more faults is not described any further; looking for near names takes its time."""
 _FREE_TEXTS: Final = ("userData", "networkData")
 """These end in a file on a disk, not in XML."""
 _UNSAFE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
@@ -65,6 +67,8 @@ class Reading:
         return place
 
     def _fault(self, node: Node | Entry, path: str, message: str, code: str = "invalid", hint: str = "") -> None:
+        if len(self.problems) >= _MOST_FAULTS:
+            return
         self.problems.append(Problem(message=message, code=code, file=self.file, line=node.line, column=node.column, field=path, hint=hint))
 
     def _value(self, node: Node, kind: str, path: str) -> Value:
@@ -118,6 +122,8 @@ class Reading:
         return result
 
     def _unknown(self, entry: Entry, kind: str, name: str, path: str) -> None:
+        if len(self.problems) >= _MOST_FAULTS:
+            return
         by_lower = {one.lower(): one for one in fields.types()[kind]}
         near = by_lower.get(name.lower()) or next(iter(difflib.get_close_matches(name, list(fields.types()[kind]), 1, _CLOSE)), "")
         home = fields.homes(self.kind).get(name)
@@ -137,7 +143,7 @@ class Reading:
             switched_off = isinstance(value, dict) and "enabled" in value and value["enabled"].node.value is False
             if switched_off:
                 self._fault(entry, path, f"known to KubeVirt, not supported here: {path} cannot be switched off", "unsupported")
-            elif not verdict.quiet:
+            elif not verdict.quiet and len(self.warnings) < _MOST_FAULTS:
                 message = f"ignored: {verdict.reason}"
                 self.warnings.append(
                     Problem(message=message, code="ignored", file=self.file, line=entry.line, column=entry.column, field=path)

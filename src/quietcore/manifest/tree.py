@@ -88,7 +88,10 @@ class Tree:
     def add(self, path: str, item: dict[str, Value]) -> None:
         """Append a mapping to the list at a path."""
         value = self.get(path)
-        self.put(path, [*value, item] if isinstance(value, list) else [item])
+        if isinstance(value, list):
+            value.append(item)
+        else:
+            self.put(path, [item])
 
     def copy(self) -> Tree:
         """A copy that shares nothing that can change."""

@@ -30,6 +30,7 @@ _RUN_STRATEGIES: Final[Mapping[str, RunStrategy]] = {
     "Halted": "Halted",
     "Once": "Once",
 }
+_MOST_DEVICES: Final = 256
 _RESERVED_LABELS: Final = (
     "kubevirt.io/created-by",
     "kubevirt.io/migrationJobUID",
@@ -99,6 +100,8 @@ class Vm:
         """Default, validate and lower; None when a rule is broken. `causes` then holds all of them, warnings included."""
         spec = self.content.child(self.prefix)
         self._identity()
+        if self._is_too_big(spec):
+            return None
         if self.kind == "VirtualMachine":
             self._run_strategy()
         annotations = dict(self.content.mapping(f"{self.metadata}.annotations"))
@@ -184,6 +187,13 @@ class Vm:
             entry = f"{self.metadata}.annotations.{wishes_of.HOOK_SIDECARS}"
             message = f"sidecar feature gate is not enabled in kubevirt-config, invalid entry {entry}"
             self._invalid(f"{self.metadata}.annotations", message)
+
+    def _is_too_big(self, spec: Tree) -> bool:
+        counts = {path: len(spec.items(path)) for path in ("volumes", "domain.devices.disks", "domain.devices.interfaces", "networks")}
+        for path, count in counts.items():
+            if count > _MOST_DEVICES:
+                self._ours(f"{self.prefix}.{path}", f"{count} of them cannot be run", f"at most {_MOST_DEVICES}")
+        return max(counts.values()) > _MOST_DEVICES
 
     def _labels(self, path: str) -> None:
         labels = self.content.mapping(f"{path}.labels")

@@ -18,8 +18,10 @@ from quietcore.manifest.scalars import Scalar, resolve
 
 MAX_CHARACTERS: Final = 4 << 20
 MAX_DEPTH: Final = 64
-MAX_NODES: Final = 300_000
+MAX_NODES: Final = 200_000
 MAX_ALIASED_NODES: Final = 20_000
+_MOST_DIRECTIVES: Final = 20
+_DIRECTIVE: Final = re.compile("[\r\n\x85\u2028\u2029]%TAG")
 _STRING_TAGS: Final = frozenset({"!", "tag:yaml.org,2002:str"})
 _COLLECTION_TAGS: Final = frozenset({"!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
 _SURROGATES: Final = re.compile(r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
@@ -84,6 +86,9 @@ def parse(text: str, file: str) -> YamlText:
         line, column = _position(text, unreadable.start())
         message = f"the character U+{ord(unreadable[0]):04X} is not allowed in YAML"
         result.problems.append(_problem(file, "syntax", message, line, column))
+        return result
+    if len(_DIRECTIVE.findall(text)) > _MOST_DIRECTIVES:  # libyaml compares each with all before it
+        result.problems.append(_problem(file, "syntax", f"more than {_MOST_DIRECTIVES} %TAG directives", hint="tags are not read at all"))
         return result
     if text.lstrip()[:1] == "{":  # JSON writes characters beyond U+FFFF as two escapes, which YAML does not know
         result.text = text = _SURROGATES.sub(_joined, text)
