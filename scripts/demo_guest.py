@@ -29,7 +29,7 @@ LIBRARY_PLACES = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
 
 INIT = """\
 #!/bin/busybox sh
-/bin/busybox mkdir -p /proc /sys /dev /tmp /root /var/run /var/log
+/bin/busybox mkdir -p /proc /sys /dev /tmp /run /root /var/run /var/log
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -47,16 +47,22 @@ fi
 ip link set lo up
 [ -e /sys/class/net/eth0 ] && ip link set eth0 up && udhcpc -i eth0 -s /etc/udhcpc -b -t 20 -T 1 >/dev/null 2>&1 &
 [ -e /dev/input/event0 ] && acpid
-disks=$(cd /sys/class/block && ls -d [shv]d[a-z] sr[0-9] 2>/dev/null | tr '\\n' ' ')
-memory=$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo)
-echo
-echo "quietcore demo guest: Linux $(uname -r), CPUs $(cat /sys/devices/system/cpu/online), ${memory} MiB, disks: ${disks:-none}"
-echo "quietcore demo guest: up after $(cut -d ' ' -f 1 /proc/uptime) s"
-echo "This is a shell. Try: cyclictest -m -p 1 -l 1000 -q    nproc    poweroff -f"
+cut -d ' ' -f 1 /proc/uptime >/run/up
+hello
+echo "This is a shell. Try: hello    cyclictest -m -p 1 -l 1000 -q    poweroff -f"
 console=$(sed 's/.* //; s/^tty0$/ttyS0/' /sys/class/tty/console/active)
 while :; do setsid sh -c "exec sh </dev/$console >/dev/$console 2>&1"; done
 """
 
+HELLO = """\
+#!/bin/sh
+disks=$(cd /sys/class/block && ls -d [shv]d[a-z] sr[0-9] 2>/dev/null | tr '\\n' ' ')
+memory=$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo)
+echo
+echo "quietcore demo guest: Linux $(uname -r), CPUs $(cat /sys/devices/system/cpu/online), ${memory} MiB, disks: ${disks:-none}"
+echo "quietcore demo guest: up after $(cat /run/up) s"
+"""
+"""What the guest says when it is up, and again when asked for it on its console."""
 UDHCPC = """\
 #!/bin/sh
 [ "$1" = bound ] || exit 0
@@ -122,6 +128,7 @@ def contents_of(root: Path) -> dict[str, bytes]:
     files["lib64/ld-linux-x86-64.so.2"] = loader
     made = {name: path.resolve().read_bytes() for name, path in files.items()}
     made |= modules_of(root)
+    made["bin/hello"] = HELLO.encode()
     made["etc/udhcpc"] = UDHCPC.encode()
     made["etc/acpi/PWRF/00000080"] = b"#!/bin/sh\nexec poweroff -f\n"  # the place where busybox's acpid looks for the power button
     return made

@@ -91,7 +91,8 @@ def without_systemd() -> None:
     daemon = next((name for name in DAEMONS if shutil.which(name)), None)
     if daemon is None:
         sys.exit(f"libvirt: none of {', '.join(DAEMONS)} is installed: bash scripts/setup.sh host")
-    Path("/run/libvirt").mkdir(mode=0o755, parents=True, exist_ok=True)
+    for folder in ("/run/libvirt", "/run/lock"):  # consoles are locked in /var/lock, a link that systemd's tmpfiles would have filled
+        Path(folder).mkdir(mode=0o755, parents=True, exist_ok=True)
     if not answers(LOG_SOCKET):
         say("starting virtlogd (no systemd here)")
         run("virtlogd", "--daemon")
