@@ -223,6 +223,9 @@ def build(packages: Sequence[str], target: Path) -> None:
         (made / "initrd").write_bytes(gzip.compress(initrd, compresslevel=6, mtime=0))
         shutil.copyfile(kernel, made / "vmlinuz")
         made.parent.rename(target)
+    for old in target.parent.iterdir():
+        if old != target and not old.name.startswith("."):
+            shutil.rmtree(old, ignore_errors=True)  # guests of other packages or of another version of this file
 
 
 def main() -> None:
