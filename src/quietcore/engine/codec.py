@@ -1,6 +1,7 @@
 """Model values as JSON and back, by their own type annotations; what the ledger file is written with.
 
-A value reads back equal to what was written. Dataclasses in a union carry their class name as "type".
+A value reads back equal to what was written. Dataclasses in a union carry their class name as "type",
+unless that is the name of a field of theirs.
 """
 
 from __future__ import annotations
@@ -106,9 +107,9 @@ def _hints(wanted: type) -> Mapping[str, Any]:  # annotations have no common typ
 
 def _decode_dataclass(wanted: Any, data: Json, place: str) -> Any:  # noqa: ANN401  # as decode
     table = dict(_expect(dict, data, place))
-    if table.pop(_TAG, wanted.__name__) != wanted.__name__:
-        raise DecodeError(f"{place}: {data[_TAG]} is no {wanted.__name__}")
     hints = _hints(wanted)
+    if _TAG not in hints and table.pop(_TAG, wanted.__name__) != wanted.__name__:
+        raise DecodeError(f"{place}: {data[_TAG]} is no {wanted.__name__}")
     unknown = sorted(set(table) - set(hints))
     if unknown:
         raise DecodeError(f"{place}: unknown field {unknown[0]!r} in {wanted.__name__}")
