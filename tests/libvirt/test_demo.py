@@ -62,6 +62,7 @@ def demo(tmp_path_factory):
         end(next((title for title in parts if title.startswith("pids: ")), "pids: ").split()[1:])
         yield parts, done.stderr
     finally:
+        end(file.read_text() for file in (root / "run/qemu").glob("*.pid"))  # only there when the delete failed
         if made_here:
             Path("/var/lib/quietcore").rmdir()
         remove_cgroups(machine_cgroups() - before)
