@@ -74,7 +74,6 @@ def test_what_has_no_equivalent_is_said():
     )
     assert notes == (
         "Nova runs QEMU's other threads on the vCPUs' own CPUs; here they use the shared pool",
-        "hw:mem_page_size=large: Nova takes what the host has; 2Mi is written, change it where the host has other pages",
         "2049 MiB are no whole number of pages of 2Mi, which KubeVirt demands: hugepages are left out",
         "hw:pmu=false has no equivalent without real-time vCPUs",
         "locked memory needs memory.reservedOverhead.memLock: Required and its feature gate; add it where the cluster has that",

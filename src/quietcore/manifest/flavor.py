@@ -90,8 +90,9 @@ def _pages(flavor: Flavor, wanted: Wanted, memory: Manifest, notes: list[str]) -
         notes.append("hw:mem_page_size=any: ordinary pages are written, since a manifest names one size; add memory.hugepages for others")
         return
     if size == LARGE_PAGES:
-        size = _SMALL_HUGE_KIB
-        notes.append("hw:mem_page_size=large: Nova takes what the host has; 2Mi is written, change it where the host has other pages")
+        if _huge(flavor, _SMALL_HUGE_KIB, memory, notes):
+            notes.append("hw:mem_page_size=large: Nova takes what the host has; 2Mi is written, change it where the host has other pages")
+        return
     _huge(flavor, size, memory, notes)
 
 

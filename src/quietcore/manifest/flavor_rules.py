@@ -133,7 +133,8 @@ def locked_memory(flavor: Flavor, image: Image) -> bool:
         return True
     extra, own = flavor.extra_specs.get("hw:locked_memory"), image.properties.get("hw_locked_memory")
     if extra is not None and own is not None and truth(extra) != truth(own):
-        message = f"locked_memory value in image ({truth(own)}) and flavor ({truth(extra)}) conflict. A consistent value is expected if both specified."
+        values = f"image ({truth(own)}) and flavor ({truth(extra)})"
+        message = f"locked_memory value in {values} conflict. A consistent value is expected if both specified."
         raise refusal("FlavorImageLockedMemoryConflict", message, "hw:locked_memory")
     wanted = truth(extra if extra is not None else own if own is not None else "")
     if wanted and _both(flavor, image, "mem_page_size") == (None, None):
