@@ -1,0 +1,130 @@
+"""quietcore itself inside a lab: its command line, called in this process to save its start, and the VMs that it is given."""
+
+from __future__ import annotations
+
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, Final
+
+from lab.inside import Cgroup, CGROUP_ROOT, allowed
+from quietcore.cli.main import run_cli
+from quietcore.model import CpuSet
+
+CONFIGURATION: Final = Path("/etc/quietcore/config.toml")
+HERE: Final = '[hypervisor]\nacceleration = "tcg"\nqemu_user = "root"\n'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def value(self) -> dict[str, Any]:  # JSON as the command prints it
+        """The JSON object on standard output."""
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+
+def quietcore(*words: str) -> Answer:
+    """Run one command line."""
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = run_cli(list(words))
+    return Answer(code=int(code), out=out.getvalue(), err=err.getvalue())
+
+
+def configure(text: str = HERE) -> None:
+    """Write the host's configuration."""
+    CONFIGURATION.parent.mkdir(parents=True, exist_ok=True)
+    CONFIGURATION.write_text(text)
+
+
+def manifest(
+    name: str,
+    *,
+    topology: tuple[int, int, int] = (1, 2, 1),
+    guest: str = "64Mi",
+    strategy: str = "",
+    cpu: dict[str, Any] | None = None,  # KubeVirt's own fields, of any type
+    domain: dict[str, Any] | None = None,
+    hugepages: bool = False,
+    scratch_disk: bool = False,
+) -> str:
+    """A VirtualMachineInstance with dedicated CPUs; `cpu` and `domain` add KubeVirt's fields to these two objects."""
+    sockets, cores, threads = topology
+    memory: dict[str, Any] = {"guest": guest} | ({"hugepages": {"pageSize": "2Mi"}} if hugepages else {})
+    shape = {"sockets": sockets, "cores": cores, "threads": threads, "dedicatedCpuPlacement": True, **(cpu or {})}
+    devices: dict[str, Any] = {"autoattachGraphicsDevice": False}
+    volumes = []
+    if scratch_disk:
+        devices["disks"] = [{"name": "scratch", "disk": {"bus": "virtio"}, "dedicatedIOThread": True}]
+        volumes = [{"name": "scratch", "emptyDisk": {"capacity": "16Mi"}}]
+    return json.dumps(
+        {
+            "apiVersion": "kubevirt.io/v1",
+            "kind": "VirtualMachineInstance",
+            "metadata": {"name": name, "annotations": {"quietcore.io/strategy": strategy} if strategy else {}},
+            "spec": {"domain": {"cpu": shape, "memory": memory, "devices": devices, **(domain or {})}, "volumes": volumes},
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningVm:
+    """A VM as `describe -o json` shows it, with what the kernel says about the same threads."""
+
+    described: dict[str, Any]  # JSON as the command prints it
+
+    @classmethod
+    def of(cls, name: str) -> RunningVm:
+        """Ask now."""
+        answer = quietcore("describe", name, "-o", "json")
+        assert answer.code == 0, answer.err
+        return cls(described=answer.value)
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        return int(self.described["pid"])
+
+    @property
+    def mechanism(self) -> str:
+        """How its threads are kept apart."""
+        return str(self.described["mechanism"])
+
+    @property
+    def dedicated(self) -> CpuSet:
+        """The CPUs of its vCPUs."""
+        return CpuSet.from_iterable(one["pcpu"] for one in self.described["vcpus"] if one["pcpu"] is not None)
+
+    @property
+    def vcpu_tids(self) -> dict[int, int]:
+        """vCPU -> thread id."""
+        return {one["vcpu"]: one["tid"] for one in self.described["vcpus"]}
+
+    @property
+    def pcpus(self) -> dict[int, int]:
+        """vCPU -> the CPU that was promised."""
+        return {one["vcpu"]: one["pcpu"] for one in self.described["vcpus"]}
+
+    @property
+    def other_tids(self) -> list[int]:
+        """Every thread of QEMU that is no vCPU, as /proc lists them now."""
+        vcpus = set(self.vcpu_tids.values())
+        return [tid for path in sorted(Path(f"/proc/{self.pid}/task").iterdir()) if (tid := int(path.name)) not in vcpus]
+
+    def vcpus_allowed(self) -> dict[int, CpuSet]:
+        """vCPU -> the CPUs that the kernel lets it use."""
+        return {vcpu: allowed(tid) for vcpu, tid in self.vcpu_tids.items()}
+
+    def group_of_vcpu(self, vcpu: int) -> Cgroup:
+        """The cgroup v2 group of a vCPU's thread."""
+        line = Path(f"/proc/{self.vcpu_tids[vcpu]}/cgroup").read_text().strip()
+        return Cgroup(CGROUP_ROOT / line.removeprefix("0::/"))

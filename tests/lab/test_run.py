@@ -1,0 +1,206 @@
+"""The whole path of `quietcore run` on cgroup v2, checked against the kernel and not against our own words."""
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lab.inside import CGROUP_ROOT, Cgroup, allowed, eventually, read, restored, write
+from lab.machines import OLDER
+from quietcore.model import CpuSet
+
+pytestmark = pytest.mark.lab
+CPUS = Path("/sys/devices/system/cpu")
+PAGE = 2 << 20
+PASSTHROUGH = {"numa": {"guestMappingPassthrough": {}}}
+
+
+@pytest.fixture
+def run(hypervisor, tmp_path):
+    """Start VMs with `quietcore run`; what is left of them at the end is deleted, and the host must then be as before."""
+    from lab import product
+
+    product.configure()
+
+    def start(name, *, code=0, **shape):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(product.manifest(name, **shape))
+        answer = product.quietcore("run", "-f", str(file), "-o", "json")
+        assert answer.code == code, answer.err + answer.out
+        return product.RunningVm.of(name) if code == 0 else answer
+
+    yield start
+    for file in sorted(tmp_path.glob("*.yaml")):
+        deleted = product.quietcore("delete", file.stem, "--now", "--ignore-not-found")
+        assert deleted.code == 0, deleted.err
+    eventually(lambda: allowed(1) == CpuSet.parse(read(CPUS / "online")), "a deleted VM keeps CPUs")
+    assert hypervisor.listAllDomains() == []
+
+
+@pytest.fixture
+def again(tmp_path):
+    from lab import product
+
+    return lambda name: product.quietcore("run", "-f", str(tmp_path / f"{name}.yaml"))
+
+
+def findings(name):
+    from lab import product
+
+    answer = product.quietcore("verify", name, "-o", "json")
+    return answer.code, sorted({one["code"] for one in answer.value["findings"] if one["severity"] == "error"})
+
+
+def all_others_allowed(vm):
+    seen = CpuSet()
+    for tid in vm.other_tids:
+        seen |= allowed(tid)
+    return seen
+
+
+@pytest.mark.kernel_differs
+def test_each_vcpu_has_the_cpu_that_was_promised_and_no_other_thread_of_the_vm_may_run_there(run, row):
+    vm = run("plain", topology=(1, 2, 1))
+    assert len(vm.dedicated) == 2
+    assert vm.vcpus_allowed() == {vcpu: CpuSet.of(pcpu) for vcpu, pcpu in vm.pcpus.items()}
+    assert all_others_allowed(vm).isdisjoint(vm.dedicated)
+    if row.endswith(f"-{OLDER}"):
+        assert vm.mechanism == "threaded"
+        assert vm.described["limits"] != []
+    else:
+        assert vm.mechanism == "partition"
+    assert findings("plain") == (0, [])
+
+
+def test_no_other_task_of_the_host_may_run_on_the_vcpus_cpus(run):
+    vm = run("alone", topology=(1, 2, 1))
+    states = [vm.group_of_vcpu(vcpu).get("cpuset.cpus.partition") for vcpu in vm.vcpu_tids]
+    assert states == ["isolated", "isolated"]
+    assert CpuSet.parse(read(CGROUP_ROOT / "cpuset.cpus.isolated")) == vm.dedicated
+    for task in ("1", "self"):
+        assert allowed(task) == CpuSet.parse(read(CPUS / "online")) - vm.dedicated
+
+
+def test_guest_cells_have_their_hugepages_on_the_nodes_of_their_cpus(run):
+    vm = run("numa", topology=(1, 6, 1), guest="192Mi", hugepages=True, cpu=PASSTHROUGH)
+    nodes = {pcpu: pcpu // 4 for pcpu in vm.pcpus.values()}
+    assert len(set(nodes.values())) > 1
+    planned = {binding["node"]: binding["bytes"] // PAGE for binding in vm.described["memory"]}
+    assert set(planned) == set(nodes.values())
+    mapped = Counter()
+    for line in read(f"/proc/{vm.pid}/numa_maps").splitlines():
+        if " huge " in f"{line} ":
+            mapped.update(
+                {int(word[1:].split("=")[0]): int(word.split("=")[1]) for word in line.split() if word[0] == "N" and word[1].isdigit()}
+            )
+    assert dict(mapped) == planned
+    assert vm.vcpus_allowed() == {vcpu: CpuSet.of(pcpu) for vcpu, pcpu in vm.pcpus.items()}
+    assert findings("numa") == (0, [])
+
+
+def test_the_real_time_mask_decides_who_is_fifo_and_the_cpus_own_threads_stay_above(run):
+    per_cpu = ("ksoftirqd", "rcuc", "ktimers")
+
+    def priorities(cpus):
+        names = {f"{name}/{cpu}" for name in per_cpu for cpu in cpus}
+        tasks = [path for path in Path("/proc").iterdir() if path.name.isdigit() and read(path / "comm") in names]
+        return {read(path / "comm"): os.sched_getparam(int(path.name)).sched_priority for path in tasks}
+
+    before = priorities(range(16))
+    vm = run("realtime", topology=(1, 4, 1), guest="64Mi", hugepages=True, cpu={**PASSTHROUGH, "realtime": {"mask": "0-3,^1"}})
+    policies = {vcpu: (os.sched_getscheduler(tid), os.sched_getparam(tid).sched_priority) for vcpu, tid in vm.vcpu_tids.items()}
+    fifo = (os.SCHED_FIFO, 1)
+    assert policies == {0: fifo, 1: (os.SCHED_OTHER, 0), 2: fifo, 3: fifo}
+    above = priorities(pcpu for vcpu, pcpu in vm.pcpus.items() if vcpu != 1)
+    assert len(above) == 3 * len(per_cpu)
+    assert min(above.values()) > 1
+    assert findings("realtime") == (0, [])
+    from lab import product
+
+    assert product.quietcore("delete", "realtime", "--now").code == 0
+    assert priorities(range(16)) == before
+
+
+def test_an_io_thread_stays_off_the_vcpus_cpus(run):
+    vm = run("disk", topology=(1, 2, 1), scratch_disk=True, domain={"ioThreadsPolicy": "shared"})
+    io_threads = [one for one in vm.described["threads"] if one["role"] == "iothread"]
+    assert io_threads != []
+    assert all(allowed(one["tid"]).isdisjoint(vm.dedicated) for one in io_threads)
+    assert findings("disk") == (0, [])
+
+
+@pytest.mark.parametrize(("strategy", "extra"), [("whole", 0), ("housekeeping", 1), ("dedicated", 0)])
+def test_a_strategy_costs_what_it_says_and_puts_the_other_threads_where_it_says(run, strategy, extra):
+    isolate = {"isolateEmulatorThread": True} if strategy == "housekeeping" else {}
+    vm = run("strategy", topology=(1, 2, 1), strategy=strategy, cpu=isolate)
+    assert vm.described["strategy"] == strategy
+    others = all_others_allowed(vm)
+    assert len(vm.dedicated) == 2
+    match strategy:
+        case "whole":
+            assert others == vm.dedicated
+        case "housekeeping":
+            assert (len(others), others.isdisjoint(vm.dedicated)) == (extra, True)
+        case "dedicated":
+            assert others == CpuSet.range(16) - vm.dedicated
+    assert findings("strategy") == (0, [])
+
+
+def test_two_vms_stand_side_by_side_and_a_third_that_does_not_fit_is_refused(run):
+    first, second = run("first", topology=(1, 4, 1)), run("second", topology=(1, 8, 1))
+    assert first.dedicated.isdisjoint(second.dedicated)
+    assert findings("first") == findings("second") == (0, [])
+    refused = run("third", code=3, topology=(1, 4, 1)).value["items"][0]
+    assert (refused["outcome"], refused["reasons"] != []) == ("refusal", True)
+    assert CpuSet.parse(read(CGROUP_ROOT / "cpuset.cpus.isolated")) == first.dedicated | second.dedicated
+
+
+def test_a_vcpu_that_was_moved_away_by_hand_is_found_and_put_back(run, again):
+    vm = run("drift", topology=(1, 2, 1))
+    home = vm.group_of_vcpu(0)
+    Cgroup(home.path.parent / "emulator").set("cgroup.threads", vm.vcpu_tids[0])
+    code, found = findings("drift")
+    assert (code, {"vcpu-cgroup", "vcpu-affinity"} <= set(found)) == (1, True)
+    assert again("drift").code == 0
+    assert vm.group_of_vcpu(0) == home
+    assert findings("drift") == (0, [])
+
+
+def test_a_helper_thread_that_was_moved_onto_the_vcpus_is_found_and_put_back(run, again):
+    vm = run("helper", topology=(1, 2, 1))
+    vm.group_of_vcpu(0).set("cgroup.threads", vm.pid)
+    code, found = findings("helper")
+    assert (code, "thread-on-dedicated" in found) == (1, True)
+    assert again("helper").code == 0
+    assert findings("helper") == (0, [])
+
+
+def test_a_cpu_that_goes_offline_below_a_vcpu_is_found_and_mended_when_it_is_back(run, again):
+    vm = run("hotplug", topology=(1, 2, 1))
+    with restored(CPUS / f"cpu{vm.pcpus[1]}/online") as switch:
+        write(switch, "0")
+        code, found = findings("hotplug")
+        assert (code, found != []) == (1, True)
+    again("hotplug")
+    assert findings("hotplug") == (0, [])
+    assert vm.vcpus_allowed() == {vcpu: CpuSet.of(pcpu) for vcpu, pcpu in vm.pcpus.items()}
+
+
+def test_a_quota_above_a_vcpu_is_found_and_removed(run, again):
+    vm = run("quota", topology=(1, 2, 1))
+    home = Cgroup(vm.group_of_vcpu(0).path.parent)
+    home.set("cpu.max", "20000 100000")
+    assert findings("quota") == (1, ["cpu-quota"])
+    assert again("quota").code == 0
+    assert home.get("cpu.max").startswith("max")
+    assert findings("quota") == (0, [])
+
+
+def test_when_qemu_is_killed_its_cpus_come_back_and_the_same_manifest_starts_it_again(run, again):
+    vm = run("killed", topology=(1, 2, 1))
+    os.kill(vm.pid, signal.SIGKILL)
+    eventually(lambda: read(CGROUP_ROOT / "cpuset.cpus.isolated") == "", "the CPUs of a dead VM do not come back")
+    assert again("killed").code == 0
+    assert findings("killed") == (0, [])
