@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
-from lab.inside import Cgroup, CGROUP_ROOT, allowed
+from lab.inside import CGROUP_ROOT, Cgroup, allowed
 from quietcore.cli.main import run_cli
 from quietcore.model import CpuSet
 

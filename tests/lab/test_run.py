@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def all_others_allowed(vm):
     return seen
 
 
+@pytest.mark.lab("2s4n16c", "1s1n4c", "uneven", "systemd")
 @pytest.mark.kernel_differs
 def test_each_vcpu_has_the_cpu_that_was_promised_and_no_other_thread_of_the_vm_may_run_there(run, row):
     vm = run("plain", topology=(1, 2, 1))
@@ -104,7 +106,7 @@ def test_the_real_time_mask_decides_who_is_fifo_and_the_cpus_own_threads_stay_ab
     per_cpu = ("ksoftirqd", "rcuc", "ktimers")
 
     def priorities(cpus):
-        names = {f"{name}/{cpu}" for name in per_cpu for cpu in cpus}
+        names = {f"{name}/{cpu}" for cpu in cpus for name in per_cpu}
         tasks = [path for path in Path("/proc").iterdir() if path.name.isdigit() and read(path / "comm") in names]
         return {read(path / "comm"): os.sched_getparam(int(path.name)).sched_priority for path in tasks}
 
@@ -186,6 +188,29 @@ def test_a_cpu_that_goes_offline_below_a_vcpu_is_found_and_mended_when_it_is_bac
     again("hotplug")
     assert findings("hotplug") == (0, [])
     assert vm.vcpus_allowed() == {vcpu: CpuSet.of(pcpu) for vcpu, pcpu in vm.pcpus.items()}
+
+
+def test_switching_smt_off_is_found_and_mended_when_it_is_on_again(run, again):
+    vm = run("threads", topology=(1, 2, 2))
+    with restored(CPUS / "smt/control") as switch:
+        write(switch, "off")
+        code, found = findings("threads")
+        assert (code, found != []) == (1, True)
+    eventually(lambda: vm.dedicated <= CpuSet.parse(read(CPUS / "online")), "the siblings do not come back")
+    again("threads")
+    assert findings("threads") == (0, [])
+    assert vm.vcpus_allowed() == {vcpu: CpuSet.of(pcpu) for vcpu, pcpu in vm.pcpus.items()}
+
+
+@pytest.mark.lab("systemd")
+def test_under_systemd_a_vm_lives_in_a_delegated_scope_and_survives_a_daemon_reload(run):
+    vm = run("scope", topology=(1, 2, 1))
+    assert vm.mechanism == "partition"
+    parents = [path.name for path in vm.group_of_vcpu(0).path.parents]
+    assert any(name.endswith(".scope") for name in parents)
+    for verb in ("daemon-reload", "daemon-reexec"):
+        subprocess.run(["systemctl", verb], check=True)
+        assert findings("scope") == (0, [])
 
 
 def test_a_quota_above_a_vcpu_is_found_and_removed(run, again):

@@ -78,7 +78,7 @@ def test_a_partition_outside_of_any_unit_vanishes_with_a_daemon_reload():
         stray.path.rmdir()
 
 
-def test_with_machined_libvirt_puts_a_domain_into_a_delegated_scope(bus, hypervisor):
+def test_with_machined_libvirt_puts_a_domain_into_a_delegated_scope(hypervisor):
     import libvirt
     from test_libvirt import XML, vcpu_threads
 
