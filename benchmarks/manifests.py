@@ -1,0 +1,79 @@
+"""Speed of manifests: read, default, validate, lower; the pod and the XML; a thousand documents; the import of the library.
+
+Run as `python benchmarks/manifests.py`. There is no peer: KubeVirt's webhooks are a Go program inside of a cluster.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from _bench import Case, report, timed
+
+from quietcore import domain, manifest, placement, pod
+from quietcore.model import Ledger, LogicalCpu, Machine, NumaNode, Options, Plan
+
+REAL = Path(__file__).parents[1] / "tests" / "data" / "manifests" / "kubevirt-ug-realtime-corrected.yaml"
+RUNS = 50
+DOCUMENTS = 1000
+UID = "11111111-2222-3333-4444-555555555555"
+
+
+def machine() -> Machine:
+    """16 CPUs with two threads per core and enough 1Gi pages for the real-time VM."""
+    cpus = tuple(LogicalCpu(cpu=cpu, core=cpu % 8, socket=0, node=0, l3=0) for cpu in range(16))
+    node = NumaNode(node=0, memory_bytes=64 << 30, hugepages={1 << 30: 16})
+    return Machine(name="bench", cpus=cpus, nodes=(node,))
+
+
+def to_xml(text: str, host: Machine) -> str:
+    """The whole way of one VM."""
+    spec = manifest.load([manifest.SourceText(file="vm.yaml", text=text)]).documents[0].spec
+    plan = placement.admit(pod.launcher_pod(spec, strategy=spec.strategy or "dedicated", uid=UID), host, Ledger(), Options())
+    assert isinstance(plan, Plan), plan
+    files = {disk.name: domain.DiskFile(path=f"/vm/{disk.name}.img") for disk in spec.disks}
+    return domain.compose(spec, plan, domain.Build(uuid=UID, disks=files)).xml
+
+
+def import_case(module: str, bound: float | None) -> Case:
+    """The import of a module in a new process, less the start of that process."""
+    times = []
+    for _ in range(9):
+        used = []
+        for statement in ("pass", f"import {module}"):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", statement], check=True)
+            used.append((time.perf_counter() - start) * 1000)
+        times.append(used[1] - used[0])
+    spread = max(times) - min(times)
+    return Case(case=f"import {module}", metric="median", unit="ms", ours=statistics.median(times), spread=spread, bound=bound)
+
+
+def main() -> None:
+    """Measure and report."""
+    text, host = REAL.read_text(encoding="utf-8"), machine()
+    body = text.split("---\n", 1)[1]
+    many = "---\n".join(body.replace("name: fedora-realtime\n", f"name: vm{number}\n") for number in range(DOCUMENTS))
+    broken = many.replace("cores", "coers").replace("  realtime: {}", "  realtim: {}")
+
+    def load(written: str) -> object:
+        return manifest.problems_and_warnings([manifest.SourceText(file="vm.yaml", text=written)])
+
+    report(
+        "manifests",
+        (
+            timed("read, default, validate, lower one VM", lambda: load(text), runs=RUNS),
+            timed("the same, then its pod, plan and XML", lambda: to_xml(text, host), runs=RUNS, bound=5),
+            timed(f"validate {DOCUMENTS} documents", lambda: load(many), bound=5000, remark=f"{len(many) >> 10} KiB"),
+            timed("the same, each with faults", lambda: load(broken), bound=5000, remark="stops after 200 faults"),
+            import_case("quietcore.manifest", 150),
+            import_case("quietcore.manifest, quietcore.pod, quietcore.placement, quietcore.domain", None),
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()
