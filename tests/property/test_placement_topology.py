@@ -117,21 +117,21 @@ def _described(draw):
     return draw(_numa(nodes)), providers
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(_listed(), st.sampled_from(_POLICIES))
 def test_listed_hints_merge_as_if_every_combination_had_been_compared(case, policy):
     numa, providers = case
     assert merge(policy, numa, providers) == _exhaustive(policy, numa, providers)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(_described(), st.sampled_from(_POLICIES))
 def test_described_hints_merge_as_if_every_combination_had_been_compared(case, policy):
     numa, providers = case
     assert merge(policy, numa, providers) == _exhaustive(policy, numa, providers)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(_described(), st.sampled_from(_POLICIES))
 def test_the_search_for_large_machines_finds_the_same_as_the_lists(case, policy):
     numa, providers = case
