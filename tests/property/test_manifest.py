@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.manifest_fuzz import MANIFESTS, Mutation, mutated
 
@@ -13,6 +13,7 @@ from quietcore.manifest import fields, realtime_mask, scalars
 from quietcore.manifest.instancetypes import spread_fault, topology
 from quietcore.manifest.tree import Tree
 
+MODEST = settings(max_examples=80, deadline=None)
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
@@ -44,21 +45,25 @@ def test_the_manifests_to_be_broken_are_good(good):
     assert isinstance(answer(json.dumps(good)), manifest.Loaded)
 
 
+@MODEST
 @given(st.text(max_size=400))
 def test_any_text_is_answered(text):
     answer(text)
 
 
+@MODEST
 @given(st.text(alphabet="{}[]:,-&*!|>'\"%@`#?\n\t abc019~<.\\u", max_size=120))
 def test_any_yaml_like_text_is_answered(text):
     answer(f"apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nspec: {text}")
 
 
+@MODEST
 @given(st.sampled_from(MANIFESTS), st.lists(st.builds(Mutation, st.integers(0, 1 << 30), NAMES, VALUES), min_size=1, max_size=3))
 def test_any_change_of_a_good_manifest_is_answered(good, mutations):
     answer(json.dumps(mutated(good, mutations)))
 
 
+@MODEST
 @given(st.sampled_from(MANIFESTS), st.lists(st.builds(Mutation, st.integers(0, 1 << 30), NAMES, VALUES), max_size=2))
 def test_a_document_reads_the_same_from_its_own_text(good, mutations):
     loaded = answer(json.dumps(mutated(good, mutations), indent=1))
@@ -68,6 +73,7 @@ def test_a_document_reads_the_same_from_its_own_text(good, mutations):
             assert again.documents[0].spec == document.spec
 
 
+@MODEST
 @given(st.text(alphabet="0123456789,-^ a", max_size=20), st.integers(1, 70))
 def test_a_mask_selects_what_a_lookup_says(mask, vcpus):
     try:
@@ -77,12 +83,14 @@ def test_a_mask_selects_what_a_lookup_says(mask, vcpus):
     assert realtime_mask.select(mask, vcpus) == {vcpu for vcpu in range(vcpus) if realtime_mask.is_realtime(named, vcpu)}
 
 
+@MODEST
 @given(st.frozensets(st.integers(0, 40), min_size=1), st.frozensets(st.integers(0, 40)))
 def test_a_mask_that_is_written_out_is_read_back(on, off):
     mask = ",".join([*(str(vcpu) for vcpu in sorted(on)), *(f"^{vcpu}" for vcpu in sorted(off))])
     assert realtime_mask.select(mask, 64) == on - off
 
 
+@MODEST
 @given(st.integers(1, 512), st.sampled_from([None, "SocketsCores", "CoresThreads", "SocketsCoresThreads"]), st.integers(1, 16))
 def test_an_even_spread_keeps_every_vcpu(vcpus, across, ratio):
     options = {"ratio": ratio} | ({"across": across} if across else {})
@@ -91,6 +99,7 @@ def test_an_even_spread_keeps_every_vcpu(vcpus, across, ratio):
         assert topology(vcpus, preference).vcpus == vcpus
 
 
+@MODEST
 @given(st.text(min_size=1, max_size=20))
 def test_a_scalar_is_text_or_something_that_json_can_carry(text):
     try:

@@ -7,12 +7,15 @@ import pytest
 from quietcore import manifest
 from quietcore.errors import InputError, Problem
 from quietcore.model import (
+    CloudInit,
     ContainerDisk,
     CpuFeature,
     CpuSpec,
     Disk,
+    Firmware,
     GuestTopology,
     Interface,
+    KernelBoot,
     MemorySpec,
     Quantity,
     Realtime,
@@ -201,3 +204,44 @@ def test_aliases_that_multiply_are_refused():
 def test_a_problem_reads_as_editors_expect():
     problem = Problem(message="m", file="f", line=1, column=2, field="a.b", hint="h")
     assert str(problem) == "f:1:2: a.b: m (h)"
+
+
+def test_kernel_boot_seeds_and_clock_reach_the_spec():
+    text = VMI.replace(
+        "    memory:\n",
+        "    firmware:\n"
+        "      serial: abc\n"
+        "      kernelBoot: {kernelArgs: console=ttyS0, container: {image: boot:v1, kernelPath: /k, initrdPath: /i}}\n"
+        "    clock: {timezone: Europe/Prague}\n"
+        "    memory:\n",
+    )
+    seed = "  - name: seed\n    cloudInitConfigDrive: {userDataBase64: I2Nsb3VkLWNvbmZpZw==, networkData: 'version: 2'}\n"
+    spec = load(text + seed).documents[0].spec
+    assert spec.kernel_boot == KernelBoot(image="boot:v1", kernel_path="/k", initrd_path="/i", args="console=ttyS0")
+    assert (spec.firmware, spec.clock_offset) == (Firmware(serial="abc"), "Europe/Prague")
+    source = CloudInit(kind="configdrive", user_data="#cloud-config", network_data="version: 2")
+    assert spec.disks[1] == Disk(name="seed", source=source, bus="sata")
+
+
+def test_merge_keys_fill_in_what_is_not_written():
+    text = VMI.replace("{bus: virtio}", "{<<: [{readonly: true, bus: sata}, {bus: usb}], bus: virtio}")
+    (disk,) = load(text).documents[0].spec.disks
+    assert (disk.bus, disk.readonly) == ("virtio", True)
+
+
+def test_the_instancetypes_spelling_is_corrected_in_a_vmi():
+    (problem,) = problems(VMI.replace("dedicatedCpuPlacement", "dedicatedCPUPlacement"))
+    assert problem.hint == "did you mean dedicatedCpuPlacement?"
+
+
+def test_running_is_accepted_with_kubevirts_warning():
+    vm = {
+        "apiVersion": "kubevirt.io/v1alpha3",
+        "kind": "VirtualMachine",
+        "metadata": {"name": "vm1"},
+        "spec": {"running": True, "template": {"spec": {"domain": {"devices": {}, "memory": {"guest": "1Gi"}}}}},
+    }
+    assert [warning.message for warning in load(json.dumps(vm)).warnings] == [
+        "kubevirt.io/v1alpha3 is deprecated; it is read as kubevirt.io/v1",
+        "spec.running is deprecated, please use spec.runStrategy instead.",
+    ]

@@ -45,9 +45,9 @@ class Check:
         """The full path of a field of the spec."""
         return f"{self.prefix}.{path}"
 
-    def invalid(self, path: str, message: str, kind: CauseType = "FieldValueInvalid") -> None:
+    def invalid(self, path: str, message: str, kind: CauseType = "FieldValueInvalid", hint: str = "") -> None:
         """Record a broken rule of KubeVirt's at a field of the spec."""
-        self.causes.append(Cause(field=self.at(path), message=message, type=kind))
+        self.causes.append(Cause(field=self.at(path), message=message, type=kind, hint=hint))
 
     def ours(self, path: str, message: str, hint: str, *, warning: bool = False) -> None:
         """Record a broken rule of our own."""

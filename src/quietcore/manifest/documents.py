@@ -140,7 +140,7 @@ class _Loading:
         self._causes(reading, causes)
         if key in self._catalog:
             self.problems.append(reading.problem("metadata.name", f"a second {one.kind} is called {key[2]}", code="duplicate", ours=True))
-        self._catalog[key] = None if causes else spec
+        self._catalog[key] = None if any(not cause.warning for cause in causes) else spec
 
     def _causes(self, reading: Reading, causes: Iterable[Cause]) -> None:
         faulty = [problem.field for problem in reading.problems]

@@ -10,14 +10,14 @@ from quietcore.manifest.tree import Tree
 from quietcore.model.quantity import Quantity
 from quietcore.model.spec import GuestTopology
 
-_TOPOLOGIES: Final = {
+DEPRECATED: Final = {
     "preferSockets": "sockets",
     "preferCores": "cores",
     "preferThreads": "threads",
     "preferSpread": "spread",
     "preferAny": "any",
 }
-SUPPORTED: Final = frozenset({"sockets", "cores", "threads", "spread", "any", *_TOPOLOGIES})
+SUPPORTED: Final = frozenset({"sockets", "cores", "threads", "spread", "any", *DEPRECATED})
 ACROSS: Final = ("SocketsCores", "CoresThreads", "SocketsCoresThreads")
 _THREADS_PER_CORE: Final = 2
 _DEFAULT_RATIO: Final = 2
@@ -34,7 +34,7 @@ _CPU_PARTS: Final = {
 def preferred_topology(preference: Tree) -> str:
     """The topology by its present name; sockets where nothing is preferred."""
     written = preference.text("cpu.preferredCPUTopology", "sockets")
-    return _TOPOLOGIES.get(written, written)
+    return DEPRECATED.get(written, written)
 
 
 def spread_options(preference: Tree) -> tuple[int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from quietcore.manifest.causes import Cause
-from quietcore.manifest.instancetypes import ACROSS, SUPPORTED, preferred_topology, spread_options
+from quietcore.manifest.instancetypes import ACROSS, DEPRECATED, SUPPORTED, preferred_topology, spread_options
 from quietcore.manifest.tree import Tree
 from quietcore.manifest.validate_cpu import ZERO
 
@@ -77,10 +77,17 @@ def _firmware(firmware: Tree, spec: Tree) -> None:
 
 
 def preference_faults(preference: Tree) -> tuple[Cause, ...]:
-    """What KubeVirt's webhook for preferences refuses."""
-    written = preference.text("cpu.preferredCPUTopology", "sockets")
+    """What KubeVirt's webhook for preferences refuses or warns of."""
+    path, written = "spec.cpu.preferredCPUTopology", preference.text("cpu.preferredCPUTopology", "sockets")
+    if written in DEPRECATED:
+        end = f"deprecated for removal in a future release, please use {DEPRECATED[written]} instead"
+        return (*_spread_faults(preference), Cause(field=path, message=f"PreferredCPUTopology {written} is {end}", warning=True))
     if written not in SUPPORTED:
-        return (Cause(field="spec.cpu.preferredCPUTopology", message=f"unknown preferredCPUTopology {written}"),)
+        return (Cause(field=path, message=f"unknown preferredCPUTopology {written}"),)
+    return _spread_faults(preference)
+
+
+def _spread_faults(preference: Tree) -> tuple[Cause, ...]:
     if preferred_topology(preference) != "spread":
         return ()
     ratio, across = spread_options(preference)

@@ -197,7 +197,8 @@ def _cloud_init(check: Check, source: Tree, path: str) -> None:
         if size > _LONGEST_CLOUD_INIT:
             lower, secret = name.lower(), f"{name[0].upper()}{name[1:]}SecretRef"
             reference = "UserDataSecretRef" if name == "userData" else secret
-            check.invalid(path, f"{here} {lower} exceeds {_LONGEST_CLOUD_INIT} byte limit. Should use {reference} for larger data.")
+            message = f"{here} {lower} exceeds {_LONGEST_CLOUD_INIT} byte limit. Should use {reference} for larger data."
+            check.invalid(path, message, hint="there are no secrets on a host: let the guest fetch the rest itself")
     if not any(counts):
         check.invalid(path, f"{here} must have at least one userdatasource or one networkdatasource set.")
 

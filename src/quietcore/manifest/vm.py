@@ -216,6 +216,9 @@ class Vm:
             self._invalid("spec.running", message)
         if not spec.has("running") and not spec.has("runStrategy"):
             self._invalid("spec.running", "RunStrategy must be specified")
+        if spec.has("running"):
+            message = "spec.running is deprecated, please use spec.runStrategy instead."
+            self.causes.append(Cause(field="spec.running", message=message, warning=True))
         strategy = spec.text("runStrategy")
         if strategy == "WaitAsReceiver":
             gate = "DecentralizedLiveMigration feature gate is not enabled in kubevirt resource"
