@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import random
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 from _bench import Case, report, run_times_ms, timed
+from _nova import Shape, ask, environment, shapes
 
 from quietcore.model import (
+    Assignment,
     Container,
     CpuPolicyOptions,
     CpuSet,
@@ -29,6 +33,7 @@ from quietcore.model import (
     Plan,
     Quantity,
     Refusal,
+    VcpuPlacement,
     VmName,
 )
 from quietcore.model.spec import CpuSpec, MemorySpec, VmSpec
@@ -234,6 +239,65 @@ def _once(shaped: LauncherPod, on: Machine, ledger: Ledger, options: Options) ->
     return (time.perf_counter() - start) * 1000
 
 
+def against_nova() -> Iterator[Case]:
+    """The same machine and number of vCPUs, one run after the other; Nova's time is that of its fit alone, ours of a whole admission."""
+    try:
+        python = environment()
+    except (OSError, subprocess.CalledProcessError) as fault:
+        print(f"Nova cannot be installed, its cases are left out: {fault}", file=sys.stderr)
+        return
+    for shape in shapes():
+        on, ledger = _as_ours(shape)
+        wanted = _plain_pod(sum(shape.guest))
+        answer = admit(wanted, on, ledger, UNRESERVED)
+        theirs = ask(python, shape, runs=31)
+        ours = run_times_ms(lambda wanted=wanted, on=on, ledger=ledger: admit(wanted, on, ledger, UNRESERVED), runs=31)
+        yield Case(
+            case=f"{len(shape.free)} cells of {shape.per_cell}: {shape.name}, {'+'.join(map(str, shape.guest))} vCPUs",
+            metric="median",
+            unit="ms",
+            ours=statistics.median(ours),
+            spread=max(ours) - min(ours),
+            peer=statistics.median(theirs.times_ms) if theirs.times_ms else None,
+            peer_name="nova",
+            remark=f"ours {'yes' if isinstance(answer, Plan) else 'no'}; Nova {theirs.answer}, {theirs.verdict}",
+        )
+
+
+UNRESERVED = Options(reserved_cpus=CpuSet(), cpu=CpuPolicyOptions(distribute_cpus_across_numa=True))
+
+
+def _as_ours(shape: Shape) -> tuple[Machine, Ledger]:
+    """The host of the shape, with one VM that owns what is in use."""
+    cores, per_core = len(shape.free) * shape.per_cell // 2, shape.per_cell // 2
+    on = machine(sockets=2 if len(shape.free) % 2 == 0 else 1, nodes=len(shape.free), cpus=2 * cores)
+    used = CpuSet()
+    for cell, free in enumerate(shape.free):
+        inside = [cpu for core in range(cell * per_core, (cell + 1) * per_core) for cpu in (core, core + cores)]
+        used |= CpuSet.from_iterable(inside[: len(inside) - free])
+    plan = Plan(
+        vm=VmName(name="old"),
+        uid="old",
+        strategy="whole",
+        vcpus=tuple(VcpuPlacement(vcpu=vcpu, pcpu=cpu) for vcpu, cpu in enumerate(used)),
+        shared=on.usable - used,
+        emulator=used,
+        assignments=(Assignment(container="compute", cpus=used),),
+    )
+    spec = VmSpec(vm=plan.vm, cpu=CpuSpec(), memory=MemorySpec(guest_bytes=GIB))
+    return on, Ledger(entries=(Entry(spec=spec, digest="", manifest="", phase="running", plan=plan),))
+
+
+def _plain_pod(vcpus: int) -> LauncherPod:
+    """Dedicated vCPUs without hugepages, all threads on the VM's own CPUs."""
+    owned = {"cpu": Quantity.of(vcpus), "memory": Quantity.parse("256Mi")}
+    guest = GuestShape(
+        topology=GuestTopology(sockets=vcpus), strategy="whole", vcpu_container="compute", dedicated_vcpus=frozenset(range(vcpus))
+    )
+    compute = Container(name="compute", requests=owned, limits=owned)
+    return LauncherPod(vm=VmName(name="vm"), uid="vm", containers=(compute,), guest=guest, qos="Guaranteed")
+
+
 def main() -> None:
     """Measure everything and write the report."""
     cases = [
@@ -243,6 +307,7 @@ def main() -> None:
         *merges(),
         *admissions(),
         *refusals(),
+        *against_nova(),
     ]
     report("placement", cases)
 

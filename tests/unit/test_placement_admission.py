@@ -258,3 +258,16 @@ def test_cpus_outside_what_the_system_may_use_are_never_touched():
     on = replace(machine(), allowed=CpuSet.parse("2-3,6-7"))
     plan = admitted(pod(vcpus=2), on)
     assert (str(plan.exclusive), str(plan.shared)) == ("3,7", "2,6")
+
+
+def test_pod_level_cpus_are_divided_among_the_containers_of_the_pod():
+    options = Options(pod_level_resources=True, pod_level_resource_managers=True)
+    both = {"cpu": Quantity.of(2), "memory": Quantity.parse("1Gi")}
+    one = pod(vcpus=2)
+    container = replace(one.containers[1], requests=both, limits=both)
+    level = {"cpu": Quantity.of(3), "memory": Quantity.parse("3Gi")}
+    plan = admitted(
+        replace(one, containers=(one.containers[0], container), pod_requests=level, pod_limits=level), machine(), EMPTY, options
+    )
+    assert {item.container: str(item.cpus) for item in plan.assignments} == {"compute": "2", "dedicated": "1,5"}
+    assert plan.vcpus[0].rule.startswith("from the CPUs of the pod as a whole; ")

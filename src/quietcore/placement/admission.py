@@ -31,12 +31,12 @@ from quietcore.placement.memory_manager import drop_finished_init, memory_hints
 from quietcore.placement.memory_state import MEMORY, MemoryState
 from quietcore.placement.modes import broken_cores, l3_groups, narrowed, no_l3_group, widened
 from quietcore.placement.nearest import nearest_fit
-from quietcore.placement.packed import Taken
+from quietcore.placement.packed import Taken, whole
 from quietcore.placement.page_booking import book_pages
 from quietcore.placement.pod_level import allocate_pod
 from quietcore.placement.static_policy import counts
 from quietcore.placement.topology_manager import ANY_NODE, admits, affinity_refusal, allocation_refusal, merge
-from quietcore.placement.vcpu_order import SHARED, VcpuOrder, order_vcpus
+from quietcore.placement.vcpu_order import SHARED, VcpuOrder, order_in_cells
 
 _NOTHING = Taken(cpus=CpuSet())
 
@@ -89,7 +89,7 @@ def _place(pod: LauncherPod, books: HostBooks) -> Plan | Refusal:
 
 
 def _grantable(books: HostBooks) -> CpuSet:
-    return books.machine.usable - books.ledger.owned - books.policy.reserved
+    return books.usable - books.ledger.owned - books.policy.reserved
 
 
 def _attempt(pod: LauncherPod, books: HostBooks) -> Plan | Refusal:
@@ -131,7 +131,7 @@ def _grant_pod(pod: LauncherPod, books: HostBooks) -> _Granted | Refusal:
     answer = allocate_pod(books.policy, books.cpus, pod, affinity.mask)
     if isinstance(answer, Refusal):
         return allocation_refusal(answer)
-    containers = {name: Taken(cpus=cpus) for name, cpus in answer.containers.items()}
+    containers = {name: whole(cpus, "from the CPUs of the pod as a whole") for name, cpus in answer.containers.items()}
     return _Granted(containers=containers, memory=books.memory, pod=answer.state.pod_assignments.get(pod.uid, CpuSet()))
 
 
@@ -162,23 +162,25 @@ def _order(pod: LauncherPod, books: HostBooks, owned: Taken) -> VcpuOrder | Refu
     guest = pod.guest
     if not guest.dedicated_vcpus:
         return VcpuOrder(vcpus=tuple(VcpuPlacement(vcpu=vcpu, rule=SHARED) for vcpu in range(guest.topology.vcpus)))
-    order = order_vcpus(
-        books.machine,
+    order = order_in_cells(
+        books.hardware.cells_around(owned.cpus),
         owned.cpus,
         guest.topology,
         strict=guest.numa_passthrough,
         io_cpus=guest.io_cpus,
         emulator_cpus=guest.emulator_cpus if guest.strategy == "housekeeping" else 0,
         dedicated=guest.dedicated_vcpus,
-        realtime=guest.realtime_vcpus,
     )
     if isinstance(order, Refusal):
         return order
-    return replace(order, vcpus=tuple(_with_rule(vcpu, owned) for vcpu in order.vcpus))
+    rules = {cpu: step.rule for step in owned.steps for cpu in step.cpus}
+    return replace(order, vcpus=tuple(_completed(vcpu, rules, guest.realtime_vcpus) for vcpu in order.vcpus))
 
 
-def _with_rule(vcpu: VcpuPlacement, owned: Taken) -> VcpuPlacement:
-    return vcpu if vcpu.pcpu is None else replace(vcpu, rule=f"{owned.rule_of(vcpu.pcpu)}; {vcpu.rule}")
+def _completed(vcpu: VcpuPlacement, rules: Mapping[int, str], realtime: frozenset[int]) -> VcpuPlacement:
+    """The placement with its real-time flag and with the allocator's rule before KubeVirt's."""
+    rule = vcpu.rule if vcpu.pcpu is None else f"{rules[vcpu.pcpu]}; {vcpu.rule}"
+    return VcpuPlacement(vcpu=vcpu.vcpu, pcpu=vcpu.pcpu, node=vcpu.node, core=vcpu.core, realtime=vcpu.vcpu in realtime, rule=rule)
 
 
 def _guest_numa(pod: LauncherPod, books: HostBooks, order: VcpuOrder, memory: MemoryState) -> GuestNuma | Refusal:
@@ -238,7 +240,7 @@ def _plan(pod: LauncherPod, books: HostBooks, granted: _Granted, order: VcpuOrde
 
 def _shared_pool(books: HostBooks) -> CpuSet:
     """The pool before this VM; what a mode withheld from the VM is still everybody's."""
-    pool = books.machine.usable - books.ledger.owned
+    pool = books.usable - books.ledger.owned
     return pool - books.policy.reserved if books.options.cpu.strict_cpu_reservation else pool
 
 

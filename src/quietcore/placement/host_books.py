@@ -9,6 +9,7 @@ from quietcore.model import CpuSet, Entry, Ledger, Machine, Options, VmName
 from quietcore.placement.allocator import check_options
 from quietcore.placement.cpu_state import CpuState
 from quietcore.placement.guest_cells import hugepage_type
+from quietcore.placement.hardware import Hardware
 from quietcore.placement.hints import NumaInfo
 from quietcore.placement.memory_manager import memory_state
 from quietcore.placement.memory_state import MemoryState
@@ -29,7 +30,7 @@ class HostBooks:
     ledger: Ledger
     whole_ledger: Ledger
     options: Options
-    topology: CpuTopology
+    hardware: Hardware
     policy: StaticPolicy
     numa: NumaInfo
     cpus: CpuState
@@ -40,10 +41,10 @@ class HostBooks:
         """Open the books for one VM. Raises InputError for options that contradict each other or the machine."""
         check_start(options.topology_policy, options.topology_scope, machine)
         ledger = whole_ledger.without(vm)
-        topology = CpuTopology.from_machine(machine)
-        check_options(options.cpu, options.topology_policy, topology)
+        hardware = Hardware.of(machine)
+        check_options(options.cpu, options.topology_policy, hardware.topology)
         policy = StaticPolicy(
-            topology=topology,
+            topology=hardware.topology,
             reserved=reserved_cpus(machine, options),
             options=options.cpu,
             compat=options.compat,
@@ -55,12 +56,22 @@ class HostBooks:
             ledger=ledger,
             whole_ledger=whole_ledger,
             options=options,
-            topology=topology,
+            hardware=hardware,
             policy=policy,
             numa=NumaInfo.of(machine, prefer_closest=options.prefer_closest_numa_nodes),
-            cpus=_cpu_state(machine, ledger, policy),
+            cpus=_cpu_state(hardware.usable(machine), ledger, policy),
             memory=memory_state(machine, ledger, options),
         )
+
+    @property
+    def topology(self) -> CpuTopology:
+        """The machine as the CPU Manager sees it."""
+        return self.hardware.topology
+
+    @property
+    def usable(self) -> CpuSet:
+        """The online CPUs that this system may use."""
+        return self.hardware.usable(self.machine)
 
     @property
     def available(self) -> CpuSet:
@@ -81,7 +92,7 @@ class HostBooks:
             machine=machine,
             ledger=ledger,
             whole_ledger=self.whole_ledger.without(vm),
-            cpus=_cpu_state(machine, ledger, self.policy),
+            cpus=_cpu_state(self.usable, ledger, self.policy),
             memory=memory_state(machine, ledger, self.options),
         )
 
@@ -90,8 +101,8 @@ class HostBooks:
         return replace(self, policy=policy)
 
 
-def _cpu_state(machine: Machine, ledger: Ledger, policy: StaticPolicy) -> CpuState:
-    pool = machine.usable - ledger.owned
+def _cpu_state(usable: CpuSet, ledger: Ledger, policy: StaticPolicy) -> CpuState:
+    pool = usable - ledger.owned
     if policy.options.strict_cpu_reservation:
         pool -= policy.reserved
     owned = {plan.uid: MappingProxyType({one.container: one.cpus for one in plan.assignments if one.cpus}) for plan in ledger.plans}

@@ -45,6 +45,11 @@ class Taken:
         return Taken(cpus=self.cpus | other.cpus, steps=self.steps + other.steps)
 
 
+def whole(cpus: CpuSet, rule: str) -> Taken:
+    """CPUs that one rule gave at once."""
+    return Taken(cpus=cpus, steps=(Step(cpus=cpus, rule=rule),))
+
+
 def take_packed(
     topology: CpuTopology,
     available: CpuSet,

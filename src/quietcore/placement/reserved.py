@@ -2,6 +2,7 @@
 
 from quietcore.errors import InputError, Problem
 from quietcore.model import CpuSet, Machine, Options
+from quietcore.placement.hardware import Hardware
 
 
 def reserved_cpus(machine: Machine, options: Options) -> CpuSet:
@@ -10,7 +11,8 @@ def reserved_cpus(machine: Machine, options: Options) -> CpuSet:
     The first core is that of the lowest usable CPU; where reserving it leaves no CPU, only its first thread is reserved.
     Raises InputError for reserved CPUs that this system cannot use.
     """
-    usable = machine.usable
+    hardware = Hardware.of(machine)
+    usable = hardware.usable(machine)
     if options.reserved_cpus is not None:
         strangers = options.reserved_cpus - usable
         if strangers:
@@ -26,5 +28,6 @@ def reserved_cpus(machine: Machine, options: Options) -> CpuSet:
         return options.reserved_cpus
     if not usable:
         return CpuSet()
-    core = machine.siblings(usable.lowest) & usable
-    return core if usable - core else CpuSet.of(usable.lowest)
+    first = 1 << usable.lowest
+    core = next(CpuSet(group.mask) for group in hardware.topology.cores if group.mask & first) & usable
+    return core if usable - core else CpuSet(first)

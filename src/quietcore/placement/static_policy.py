@@ -14,7 +14,7 @@ from quietcore.errors import InputError, Problem
 from quietcore.model import Compat, Container, CpuPolicyOptions, CpuSet, LauncherPod, Quantity, Reason, Refusal, TopologyPolicy, union
 from quietcore.placement.allocator import allocate, check_options
 from quietcore.placement.cpu_state import CpuState
-from quietcore.placement.packed import Taken
+from quietcore.placement.packed import Taken, whole
 from quietcore.placement.topology import CpuTopology
 
 SMT_ALIGNMENT_ERROR: Final = "SMTAlignmentError"
@@ -131,7 +131,7 @@ class StaticPolicy:
             return refusal
         owned = state.cpus_of(pod.uid, container.name)
         if owned is not None:
-            return Allocated(state=_reuse(state, pod.uid, container, owned), taken=Taken(cpus=owned))
+            return Allocated(state=_reuse(state, pod.uid, container, owned), taken=whole(owned, "kept from before"))
         taken = self.take(state, count, affinity, state.reusable_by(pod.uid))
         if isinstance(taken, Refusal):
             return taken
