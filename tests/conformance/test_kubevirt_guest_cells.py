@@ -9,6 +9,7 @@ from tests.conformance.tables import label, table
 from quietcore.model import GuestCell, LogicalCpu, Machine, MemoryBinding, NumaNode, Refusal
 from quietcore.placement.guest_cells import GuestNuma, guest_cells
 
+# `realtime` and `noSharePages` of a row concern the domain XML only.
 # A row of "no topology" or "no cells" cannot apply: a Machine has at least one CPU and every CPU has a node.
 _WITHOUT_CELLS = ["no topology", "no cells"]
 _MIB = 1 << 20

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 
 from quietcore.model import GuestCell, Machine, MemoryBinding, Quantity, Reason, Refusal
@@ -70,6 +71,7 @@ def split_memory(memory_bytes: int, page_bytes: int, cells: int) -> tuple[int, .
     return tuple((pages + (cell < longer)) * page_bytes for cell in range(cells))
 
 
+@cache
 def hugepage_type(page_bytes: int) -> str:
     """The resource name of a page size: 2097152 -> "hugepages-2Mi"."""
     return f"hugepages-{Quantity(Quantity.of(page_bytes).amount, 'binary')}"

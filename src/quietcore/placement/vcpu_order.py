@@ -71,11 +71,11 @@ def order_vcpus(
     KubeVirt's message. Raises ValueError for a dedicated vCPU that the guest does not have.
     """
     order = order_in_cells(
-        machine_cells(machine), cpus, topology, strict=strict, io_cpus=io_cpus, emulator_cpus=emulator_cpus, dedicated=dedicated
+        machine_cells(machine, cpus), cpus, topology, strict=strict, io_cpus=io_cpus, emulator_cpus=emulator_cpus, dedicated=dedicated
     )
-    if isinstance(order, Refusal):
+    if isinstance(order, Refusal) or not realtime:
         return order
-    vcpus = tuple(replace(vcpu, realtime=vcpu.vcpu in realtime) for vcpu in order.vcpus)
+    vcpus = tuple(replace(vcpu, realtime=True) if vcpu.vcpu in realtime else vcpu for vcpu in order.vcpus)
     return replace(order, vcpus=vcpus)
 
 
@@ -103,11 +103,16 @@ def order_in_cells(
     return replace(order, vcpus=tuple(sorted((*order.vcpus, *shared), key=lambda one: one.vcpu)))
 
 
-def machine_cells(machine: Machine) -> tuple[HostCell, ...]:
-    """The machine as libvirt reports it: nodes ascending, CPUs ascending; a core belongs to the node where it is first met."""
+def machine_cells(machine: Machine, cpus: CpuSet | None = None) -> tuple[HostCell, ...]:
+    """The machine as libvirt reports it: nodes ascending, CPUs ascending; a core belongs to the node where it is first met.
+
+    With `cpus`, only the cores that have one of these; all of their threads.
+    """
+    mask = machine.online.mask if cpus is None else cpus.mask
+    wanted = {cpu.core for cpu in machine.cpus if mask >> cpu.cpu & 1}
     nodes: dict[int, dict[int, list[int]]] = {}
     home: dict[int, int] = {}
-    for cpu in sorted(machine.cpus, key=lambda one: (one.node, one.cpu)):
+    for cpu in sorted((cpu for cpu in machine.cpus if cpu.core in wanted), key=lambda one: (one.node, one.cpu)):
         node = home.setdefault(cpu.core, cpu.node)
         nodes.setdefault(node, {}).setdefault(cpu.core, []).append(cpu.cpu)
     return tuple(
