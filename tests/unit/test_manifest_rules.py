@@ -156,6 +156,7 @@ def test_cloud_init_data_that_is_no_text_is_refused():
         ("spec/domain/resources", {"requests": {"nvidia.com/gpu": 1}}, "spec.domain.resources.requests.nvidia.com/gpu"),
         ("spec/architecture", "s390x", "spec.architecture"),
         ("spec/volumes/0", {"name": "root", "containerDisk": {"image": "-rf /"}}, "spec.volumes[0].containerDisk.image"),
+        ("spec/volumes/0", {"name": "root", "containerDisk": {"image": ""}}, "spec.volumes[0].containerDisk.image"),
         ("spec/volumes/0", {"name": "root", "hostDisk": {"path": "../a", "type": "Disk"}}, "spec.volumes[0].hostDisk.path"),
         ("spec/volumes/0", {"name": "root", "hostDisk": {"path": "/a", "type": "DiskOrCreate"}}, "spec.volumes[0].hostDisk"),
         ("metadata/annotations", {"quietcore.io/strategy": "fast"}, "metadata.annotations.quietcore.io/strategy"),

@@ -108,7 +108,8 @@ def _clock(check: Check) -> None:
 
 
 def _volumes(check: Check) -> None:
-    images = {"domain.firmware.kernelBoot.container.image": check.spec.text("domain.firmware.kernelBoot.container.image")}
+    boot = check.spec.text("domain.firmware.kernelBoot.container.image")
+    images = {"domain.firmware.kernelBoot.container.image": boot} if boot else {}
     for index, volume in enumerate(check.spec.items("volumes")):
         path = f"volumes[{index}]"
         if volume.has("containerDisk"):
@@ -122,7 +123,7 @@ def _volumes(check: Check) -> None:
         if volume.has("hostDisk"):
             _host_disk(check, path, volume.child("hostDisk"))
     for path, image in images.items():
-        if image and not _IMAGE.fullmatch(image):
+        if not _IMAGE.fullmatch(image):
             check.ours(path, f"{image!r} is no image name", "for example registry/name:tag")
 
 
