@@ -28,23 +28,40 @@ mkdir -p /var/lib/libvirt/qemu /var/cache/libvirt/qemu /var/log/libvirt/qemu
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Daemon:
-    """A running libvirtd: the address of its QEMU driver, its process and its folder."""
+    """A libvirtd: the address of its QEMU driver, its folder and, while it runs, its process."""
 
     uri: str
-    pid: int
     root: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self):
+        """Its process id."""
+        return self.process.pid
+
+    def start(self):
+        """Start it, also again in the same folder, and wait until it answers."""
+        script = PRIVATE.format(root=self.root) + f"exec libvirtd --pid-file {self.root}/libvirtd.pid"
+        argv = ["unshare", "--mount", "--propagation", "private", "bash", "-c", script]
+        with (self.root / "daemon.log").open("ab") as log:
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        wait_until_it_answers(self.uri, self.process, self.root / "daemon.log")
+
+    def stop(self):
+        """End the daemon; its domains go on."""
+        self.process.terminate()
+        self.process.wait(30)
 
 
 def folders(root):
-    """The folders that stand for libvirt's own; the distribution's configuration without its networks."""
+    """Make the folders that stand for libvirt's own, with the distribution's configuration without its networks."""
     for name in ("run", "lib", "cache", "log"):
         (root / name).mkdir(parents=True)
     subprocess.run(["cp", "-a", "/etc/libvirt/.", root / "etc"], check=True)
     for network in root.glob("etc/qemu/networks/autostart/*"):
         network.unlink()
-    return PRIVATE.format(root=root)
 
 
 def uri_of(root):
@@ -80,18 +97,15 @@ def end_domains(uri):
 def private_libvirtd(root, qemu_conf=ROOT_QEMU):
     """Run libvirtd with its files below `root` and this qemu.conf; afterwards no domain, process or cgroup of it is left."""
     before = machine_cgroups()
-    script = folders(root)
+    folders(root)
     (root / "etc/qemu.conf").write_text(qemu_conf)
-    with (root / "daemon.log").open("wb") as log:
-        argv = ["unshare", "--mount", "--propagation", "private", "bash", "-c", script + f"exec libvirtd --pid-file {root}/libvirtd.pid"]
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+    daemon = Daemon(uri=uri_of(root), root=root)
     try:
-        wait_until_it_answers(uri_of(root), process, root / "daemon.log")
-        yield Daemon(uri=uri_of(root), pid=process.pid, root=root)
+        daemon.start()
+        yield daemon
         end_domains(uri_of(root))
     finally:
-        process.terminate()
-        process.wait(30)
+        daemon.stop()
         remove_cgroups(machine_cgroups() - before)
 
 

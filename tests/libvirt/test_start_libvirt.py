@@ -32,17 +32,18 @@ def started(tmp_path_factory):
     """What two runs of the script said, the pid of libvirtd, and its address."""
     need_root()
     need_programs("libvirtd", "virtlogd", "qemu-system-x86_64", "unshare")
-    from tests.libvirt.daemon import folders, machine_cgroups, remove_cgroups, uri_of
+    from tests.libvirt.daemon import PRIVATE, folders, machine_cgroups, remove_cgroups, uri_of
 
     root = tmp_path_factory.mktemp("started")
     for folder in (root, *root.parents[:2]):
         folder.chmod(0o755)  # QEMU's user has to come through
     before = machine_cgroups()
+    folders(root)
     own_run = "mount -t tmpfs -o mode=755 run /run\n"
     owners = "chown libvirt-qemu:kvm /var/lib/libvirt/qemu /var/cache/libvirt/qemu\n"
     script = (
         own_run
-        + folders(root)
+        + PRIVATE.format(root=root)
         + owners
         + f"{sys.executable} {SCRIPT}; {sys.executable} {SCRIPT}; echo $(cat /run/libvirtd.pid) $(cat /run/virtlogd.pid)"
     )

@@ -1,0 +1,249 @@
+"""The command line against real libvirt and QEMU: what a user sees, and what is left when it is cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import libvirt
+import pytest
+from tests.prerequisites import need_programs, need_root
+
+pytestmark = pytest.mark.libvirt
+
+PROJECT = Path(__file__).parents[2]
+MANIFEST = """\
+apiVersion: kubevirt.io/v1
+kind: {kind}
+metadata:
+  name: {name}
+spec:
+  terminationGracePeriodSeconds: 0
+  domain:
+    cpu:
+      cores: {cores}
+      dedicatedCpuPlacement: {dedicated}
+    memory:
+      guest: 64Mi
+    resources:
+      requests:
+        memory: 64Mi
+      limits:
+        memory: 64Mi
+    devices: {{}}
+"""
+
+
+def vmi(folder, name="one", *, cores=1, dedicated="true"):
+    path = folder / f"{name}-{cores}.yaml"
+    path.write_text(MANIFEST.format(kind="VirtualMachineInstance", name=name, cores=cores, dedicated=dedicated))
+    return path
+
+
+class Program:
+    """The installed `quietcore` with a state directory and a libvirt of its own."""
+
+    def __init__(self, folder, uri):
+        self.uri = uri
+        self.state = folder / "state"
+        self.environment = {**os.environ, "QUIETCORE_CONFIG": str(folder / "config.toml"), "PYTHONUNBUFFERED": "1"}
+        lines = ["[paths]", f'state = "{self.state}"', "[hypervisor]", f'uri = "{uri}"', 'acceleration = "tcg"', ""]
+        (folder / "config.toml").write_text("\n".join(lines))
+
+    def start(self, *arguments):
+        argv = [sys.executable, "-m", "quietcore", *map(str, arguments)]
+        return subprocess.Popen(
+            argv, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def __call__(self, *arguments, expect=0):
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == expect, f"{arguments}: exit {process.returncode}\n{out}\n{err}"
+        return out
+
+    def json(self, *arguments, expect=0):
+        return json.loads(self(*arguments, "-o", "json", expect=expect))
+
+    def domains(self):
+        connection = libvirt.open(self.uri)
+        try:
+            return sorted(domain.name() for domain in connection.listAllDomains())
+        finally:
+            connection.close()
+
+    def owners(self):
+        """VM -> phase and CPUs, as the ledger on disk says."""
+        entries = json.loads(self("ledger", "show", "-o", "json"))["entries"]
+        return {entry["spec"]["vm"]["name"]: entry["phase"] for entry in entries}
+
+
+@pytest.fixture
+def quietcore(tmp_path, libvirt_uri):
+    program = Program(tmp_path, libvirt_uri)
+    yield program
+    for name in program.owners():
+        program("delete", name, "--now")
+    assert program.domains() == []
+    assert not list((program.state / "vms").glob("*"))
+    assert not list(Path("/sys/fs/cgroup").glob("**/*default_one*"))
+
+
+def first_vcpu(program, name="one"):
+    return program.json("describe", name)["vcpus"][0]["tid"]
+
+
+def move_away(tid):
+    """Take a vCPU thread off its CPU by hand, by the cpuset where there is one, as somebody else's script might."""
+    root = Path("/sys/fs/cgroup/cpuset/tasks")
+    if root.exists():
+        root.write_text(str(tid))
+    os.sched_setaffinity(tid, range(os.cpu_count() or 1))
+
+
+def test_the_quickstart_story(quietcore, tmp_path):
+    manifest = vmi(tmp_path)
+    assert quietcore("run", "-f", manifest) == "vm/one created\n"
+    assert quietcore("run", "-f", manifest) == "vm/one unchanged\n"
+    assert quietcore("diff", "-f", manifest) == ""
+    quietcore("verify", "one")
+    seen = quietcore.json("describe", "one")
+    pcpu = seen["vcpus"][0]["pcpu"]
+    places = {thread["role"].split()[0]: thread["allowed"]["cpus"] for thread in seen["threads"]}
+    assert places["vcpu"] == [pcpu]
+    assert all(pcpu not in thread["allowed"]["cpus"] for thread in seen["threads"] if thread["vcpu"] is None)
+    assert quietcore.domains() == ["default_one"]
+
+
+def test_a_vcpu_thread_moved_by_hand_is_named_and_put_back(quietcore, tmp_path):
+    manifest = vmi(tmp_path)
+    quietcore("run", "-f", manifest)
+    tid = first_vcpu(quietcore)
+    move_away(tid)
+    found = quietcore.json("verify", "one", expect=1)
+    errors = [finding for finding in found["findings"] if finding["severity"] == "error"]
+    assert errors
+    assert all(finding["subject"]["id"].startswith(f"{tid} ") for finding in errors)
+    assert quietcore("apply", "-f", manifest) == "vm/one repaired\n"
+    quietcore("verify", "one")
+
+
+def test_what_does_not_fit_leaves_nothing(quietcore, tmp_path):
+    answer = quietcore.json("run", "-f", vmi(tmp_path, cores=999), expect=3)
+    assert answer["items"][0]["outcome"] == "refusal"
+    assert quietcore.domains() == []
+    assert quietcore.owners() == {}
+
+
+def test_a_vm_that_libvirt_refuses_is_undone(quietcore, tmp_path):
+    (tmp_path / "config.toml").write_text((tmp_path / "config.toml").read_text() + 'emulator = "/usr/bin/qemu-system-none"\n')
+    answer = quietcore.json("run", "-f", vmi(tmp_path), expect=5)
+    assert answer["code"] == 5
+    assert "qemu-system-none" in answer["errors"][0]["message"]
+    assert quietcore.owners() == {}
+
+
+def test_a_shared_vm_makes_room_for_a_dedicated_one(quietcore, tmp_path):
+    quietcore("run", "-f", vmi(tmp_path, "two", dedicated="false"))
+    quietcore("run", "-f", vmi(tmp_path))
+    pcpu = quietcore.json("describe", "one")["vcpus"][0]["pcpu"]
+    assert all(pcpu not in thread["allowed"]["cpus"] for thread in quietcore.json("describe", "two")["threads"])
+    quietcore("verify")
+
+
+def test_vms_outlive_a_restart_of_libvirtd(quietcore, tmp_path, libvirt_daemon):
+    quietcore("run", "-f", vmi(tmp_path))
+    before = first_vcpu(quietcore)
+    libvirt_daemon.stop()
+    error = quietcore.json("verify", "one", expect=5)
+    assert "cannot connect" in error["errors"][0]["message"]
+    libvirt_daemon.start()
+    quietcore("verify", "one")
+    assert first_vcpu(quietcore) == before
+
+
+def test_a_guest_that_was_ended_from_outside_is_reported_and_its_cpu_comes_back(quietcore, tmp_path):
+    quietcore("run", "-f", vmi(tmp_path))
+    connection = libvirt.open(quietcore.uri)
+    connection.lookupByName("default_one").destroy()
+    connection.close()
+    assert quietcore.json("verify", "one", expect=1)["findings"][0]["code"] == "domain-missing"
+    quietcore("agent", "--once")
+    assert quietcore.owners() == {"one": "stopped"}
+    quietcore("run", "-f", vmi(tmp_path, "two"))
+
+
+def test_an_interrupt_undoes_the_start(quietcore, tmp_path):
+    process = quietcore.start("run", "-f", vmi(tmp_path))
+    wait_for(lambda: "creating" in quietcore.owners().values())
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert (process.returncode, quietcore.owners()) in [(130, {}), (0, {"one": "running"})]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_kill_at_any_moment_loses_no_vm_and_gives_no_cpu_twice(quietcore, tmp_path, seed):
+    chance = random.Random(seed)
+    manifest = vmi(tmp_path)
+    began = time.monotonic()
+    quietcore("run", "-f", manifest)
+    took = time.monotonic() - began
+    quietcore("delete", "one")
+    process = quietcore.start("run", "-f", manifest)
+    time.sleep(chance.uniform(0.2, 1.0) * took)
+    process.kill()
+    process.communicate(timeout=60)
+    quietcore("agent", "--once")
+    owners = quietcore.owners()
+    assert (owners, quietcore.domains()) in [({}, []), ({"one": "running"}, ["default_one"])]
+    if owners:
+        quietcore("verify", "one")
+    assert quietcore("run", "-f", manifest) in {"vm/one created\n", "vm/one unchanged\n"}
+
+
+def wait_for(condition, within_s=30):
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_without_root_nothing_is_touched_and_the_advice_is_given(tmp_path):
+    need_root()
+    manifest = vmi(tmp_path)
+    for path in (tmp_path, *tmp_path.parents):
+        if path.owner() == "root" and path.name.startswith("pytest"):
+            path.chmod(0o755)
+    program = f"run_cli(['run', '-f', {str(manifest)!r}])"
+    code = f"import os, sys; os.setresuid(65534, 65534, 65534); from quietcore.cli.main import run_cli; sys.exit({program})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 4, done.stderr
+    assert "sudo" in done.stderr
+
+
+@pytest.fixture
+def short_folder():
+    """A folder whose name leaves room for the sockets that libvirt makes below it (a UNIX socket's path has 108 bytes)."""
+    with tempfile.TemporaryDirectory(prefix="qc-") as name:
+        yield Path(name)
+
+
+def test_the_embedded_driver_needs_no_daemon(tmp_path, short_folder):
+    need_root()
+    need_programs("qemu-system-x86_64")
+    root = short_folder
+    (root / "etc").mkdir()
+    (root / "etc/qemu.conf").write_text('user = "root"\ngroup = "root"\ncgroup_controllers = []\nnamespaces = []\nstdio_handler = "file"\n')
+    program = Program(tmp_path, f"qemu:///embed?root={root}")
+    program("run", "-f", vmi(tmp_path))
+    program("verify", "one")
+    assert program("run", "-f", vmi(tmp_path)) == "vm/one unchanged\n"
+    program("delete", "one")
+    assert program.owners() == {}
