@@ -17,6 +17,7 @@ _UNITS: Final = {
     "gib": 1 << 30, "gb": 10**9, "t": 1 << 40, "tib": 1 << 40, "tb": 10**12,
 }  # fmt: skip
 """libvirt's size units; without one it means KiB."""
+_MOST_IOTHREADS: Final = 65_536
 _STRATEGIES: Final[dict[str, Strategy]] = {name: name for name in get_args(Strategy)}
 
 
@@ -31,11 +32,11 @@ def facts(xml: str) -> DomainFacts:
 
 def parse_domain(xml: str) -> etree._Element:
     """The root element. Raises InputError for text that is no domain; entities are not expanded."""
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True)
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True, remove_pis=True)
     try:
         root = etree.fromstring(xml.encode(), parser)
-    except etree.XMLSyntaxError as err:
-        raise InputError(f"the domain is no XML: {err.msg}") from err
+    except (etree.XMLSyntaxError, UnicodeEncodeError) as err:
+        raise InputError(f"the domain is no XML: {err}") from err
     if root.tag != "domain":
         raise InputError(f"the XML describes a {str(root.tag)!r}, not a domain")
     return root
@@ -68,8 +69,10 @@ def topology_of(root: etree._Element) -> GuestTopology | None:
     found = root.find("cpu/topology")
     if found is None:
         return None
-    sockets = int(found.get("sockets", "1")) * int(found.get("dies", "1"))
-    return GuestTopology(sockets=sockets, cores=int(found.get("cores", "1")), threads=int(found.get("threads", "1")))
+    sockets, dies, cores, threads = (int(found.get(part, "1")) for part in ("sockets", "dies", "cores", "threads"))
+    if min(sockets, dies, cores, threads) < 1:
+        raise ValueError("a topology with a part below 1")
+    return GuestTopology(sockets=sockets * dies, cores=cores, threads=threads)
 
 
 def _facts(root: etree._Element) -> DomainFacts:
@@ -133,6 +136,8 @@ def _scheds(root: etree._Element, possible: int) -> Iterator[tuple[int, VcpuSche
 def _iothreads(root: etree._Element) -> tuple[int, ...]:
     named = [int(one.get("id", "0")) for one in root.findall("iothreadids/iothread")]
     count = int(root.findtext("iothreads", "0"))
+    if not 0 <= count <= _MOST_IOTHREADS:
+        raise ValueError(f"{count} I/O threads")
     # libvirt numbers the threads that have no id with the lowest free numbers.
     free = (number for number in range(1, count + len(named) + 1) if number not in named)
     return tuple(sorted([*named, *(next(free) for _ in range(count - len(named)))]))

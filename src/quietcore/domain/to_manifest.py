@@ -10,6 +10,7 @@ from lxml import etree
 from quietcore.domain.facts import facts, parse_domain
 from quietcore.domain.to_manifest_cpu import Import, cpu_part
 from quietcore.domain.to_manifest_devices import devices_part
+from quietcore.errors import InputError
 from quietcore.model import DomainFacts, VmName
 
 Manifest: TypeAlias = dict[str, object]
@@ -54,9 +55,18 @@ def to_manifest(xml: str) -> tuple[Manifest, tuple[str, ...]]:
     """Write the manifest of a VirtualMachineInstance and the notes.
 
     What is written is valid for `manifest.load`; where KubeVirt's rules do not allow what the domain has, the note says what was
-    left out. Raises InputError for text that is no domain.
+    left out. Raises InputError for text that is no domain, or for a number in it that is none.
     """
     root, found = parse_domain(xml), facts(xml)
+    if found.memory_bytes <= 0 or found.vcpus < 1:
+        raise InputError("the domain has no memory or no vCPU")
+    try:
+        return _manifest(root, found)
+    except ValueError as err:
+        raise InputError(f"the domain's XML cannot be read: {err}") from err
+
+
+def _manifest(root: etree._Element, found: DomainFacts) -> tuple[Manifest, tuple[str, ...]]:
     notes: list[str] = []
     annotations: dict[str, str] = {}
     domain = cpu_part(root, Import(found=found, annotations=annotations, notes=notes))
