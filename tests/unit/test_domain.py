@@ -94,6 +94,13 @@ def test_for_preallocation_the_emulator_starts_on_the_guests_node_as_well():
     )
 
 
+def test_a_shared_pool_with_cpus_of_the_guests_node_needs_no_wider_pin():
+    spec, plan = passed_through()
+    root = tree(spec, plan, node_cpus={0: CpuSet.of(2, 3), 1: CpuSet.of(1, 8, 9, 10, 11)})
+    assert root.find("cputune/emulatorpin").get("cpuset") == "0-1"
+    assert notes(spec, plan, node_cpus={1: CpuSet.of(8)}) != ()
+
+
 def test_where_the_vm_owns_no_cpu_of_the_hugepages_node_the_emulator_starts_without_a_pin():
     spec = vm(memory={"guest_bytes": GI, "hugepage_bytes": 2 * MI})
     plan = plan_for(spec, [None, None], memory=(MemoryBinding(node=1, type="hugepages-2Mi", size_bytes=GI),))

@@ -35,6 +35,9 @@ def _emulator_at_start(draft: Draft) -> CpuSet:
     nodes = {cell.node for cell in plan.cells} or {binding.node for binding in plan.memory if draft.build.bind_memory}
     if draft.spec.memory.hugepage_bytes is None or not nodes:
         return plan.emulator
+    on_node = draft.build.node_cpus
+    if on_node and not any(plan.emulator.isdisjoint(on_node.get(node, CpuSet())) for node in nodes):
+        return plan.emulator
     own = CpuSet.from_iterable(vcpu.pcpu for vcpu in plan.vcpus if vcpu.pcpu is not None and vcpu.node in nodes)
     if own and own <= plan.emulator:
         return plan.emulator

@@ -1,4 +1,4 @@
-"""Manifest in; launcher pod, plan and domain XML out, byte by byte, on three machines.
+"""Manifest in; launcher pod, plan and domain XML out, byte by byte, on four machines.
 
 QUIETCORE_UPDATE_GOLDEN=1 writes the files anew; read the difference before you commit it.
 """
@@ -23,6 +23,7 @@ MANIFESTS = sorted((HERE / "manifests").glob("*.yaml"))
 MACHINES = {
     "flat": machines.parse_spec("sockets=1,cores=8,mem=16Gi,hugepages-2Mi=2048,name=flat"),
     "smt": machines.parse_spec("sockets=1,cores=8,threads=2,mem=32Gi,hugepages-2Mi=2048,hugepages-1Gi=4,name=smt"),
+    "hybrid": machines.parse_spec("sockets=1,cores=6,threads=2,efficiency=8,mem=32Gi,hugepages-2Mi=4096,name=hybrid"),
     "numa": machines.parse_spec("sockets=2,nodes=2,cores=16,threads=2,mem=64Gi,hugepages-2Mi=2048,hugepages-1Gi=16,name=numa"),
 }
 
@@ -47,10 +48,11 @@ def launcher(spec):
     return pod.launcher_pod(spec, strategy=spec.strategy or "dedicated", uid=UID)
 
 
-def build(spec):
+def build(spec, machine):
     files = {disk.name: domain.DiskFile(path=f"/vm/{disk.name}.img") for disk in spec.disks}
     kernel = {"kernel": "/vm/vmlinuz", "initrd": "/vm/initrd"} if spec.kernel_boot else {}
-    return domain.Build(uuid=UID, disks=files, console_log="/vm/console.log", vnc_socket="/vm/vnc.sock", **kernel)
+    nodes = {node.node: machine.cpus_of_node(node.node) for node in machine.nodes}
+    return domain.Build(uuid=UID, disks=files, console_log="/vm/console.log", vnc_socket="/vm/vnc.sock", node_cpus=nodes, **kernel)
 
 
 @pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: file.stem)
@@ -66,7 +68,8 @@ def test_the_manifests_domain_on_a_machine(machine, file):
     if isinstance(plan, Refusal):
         golden(HERE / f"{file.stem}.{machine}.refusal.json", as_text(encode(plan)))
         return
-    made = domain.compose(spec, plan, build(spec))
+    golden(HERE / f"{file.stem}.{machine}.plan.json", as_text(encode(plan)))
+    made = domain.compose(spec, plan, build(spec, MACHINES[machine]))
     assert domain.validate(made.xml, domain_schema()) == ()
     notes = "".join(f"<!-- {note} -->\n" for note in made.notes)
     golden(HERE / f"{file.stem}.{machine}.xml", made.xml + notes)
