@@ -27,14 +27,18 @@ usage() {
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
-offered() { apt-cache policy "$1" 2>/dev/null | grep -q '^  Candidate: [^(]'; }
+# Without a pipe: grep -q would end apt-cache early, which pipefail takes for a failure.
+offered() {
+    local known='Candidate: [^(]'
+    [[ $(apt-cache policy "$1" 2>/dev/null) =~ $known ]]
+}
 
 need_root() {
     [ "$(id -u)" = 0 ] || { say "$1: this needs root; run it once as root" >&2; exit 4; }
 }
 
 apt_run() {
-    DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 "$@" </dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 "$@" </dev/null >/dev/null
 }
 
 # Outside systemd (a container, a chroot) the packages' services are not started: policy-rc.d answers 101, "not allowed", as
