@@ -3,12 +3,14 @@
 import os
 import signal
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from lab.inside import CGROUP_ROOT, Cgroup, allowed, eventually, read, restored, write
+from lab import product
+from lab.inside import CGROUP_ROOT, Cgroup, allowed, eventually, read, restored, run_time_ns, write
 from lab.machines import OLDER
 from quietcore.model import CpuSet
 
@@ -21,8 +23,6 @@ PASSTHROUGH = {"numa": {"guestMappingPassthrough": {}}}
 @pytest.fixture
 def run(hypervisor, tmp_path):
     """Start VMs with `quietcore run`; what is left of them at the end is deleted, and the host must then be as before."""
-    from lab import product
-
     product.configure()
 
     def start(name, *, code=0, **shape):
@@ -42,14 +42,10 @@ def run(hypervisor, tmp_path):
 
 @pytest.fixture
 def again(tmp_path):
-    from lab import product
-
     return lambda name: product.quietcore("run", "-f", str(tmp_path / f"{name}.yaml"))
 
 
 def findings(name):
-    from lab import product
-
     answer = product.quietcore("verify", name, "-o", "json")
     return answer.code, sorted({one["code"] for one in answer.value["findings"] if one["severity"] == "error"})
 
@@ -74,6 +70,15 @@ def test_each_vcpu_has_the_cpu_that_was_promised_and_no_other_thread_of_the_vm_m
     else:
         assert vm.mechanism == "partition"
     assert findings("plain") == (0, [])
+
+
+def test_a_running_vcpu_is_on_its_cpu(run, hypervisor):
+    vm = run("busy", topology=(1, 2, 1))
+    assert hypervisor.lookupByName("default_busy").isActive()
+    ran = run_time_ns(vm.vcpu_tids[0])
+    eventually(lambda: run_time_ns(vm.vcpu_tids[0]) > ran, "vCPU 0 does not run")
+    last_cpu = {vcpu: int(read(f"/proc/{tid}/stat").rpartition(")")[2].split()[36]) for vcpu, tid in vm.vcpu_tids.items()}
+    assert last_cpu == vm.pcpus
 
 
 def test_no_other_task_of_the_host_may_run_on_the_vcpus_cpus(run):
@@ -119,8 +124,6 @@ def test_the_real_time_mask_decides_who_is_fifo_and_the_cpus_own_threads_stay_ab
     assert len(above) == 3 * len(per_cpu)
     assert min(above.values()) > 1
     assert findings("realtime") == (0, [])
-    from lab import product
-
     assert product.quietcore("delete", "realtime", "--now").code == 0
     assert priorities(range(16)) == before
 
@@ -157,6 +160,10 @@ def test_two_vms_stand_side_by_side_and_a_third_that_does_not_fit_is_refused(run
     refused = run("third", code=3, topology=(1, 4, 1)).value["items"][0]
     assert (refused["outcome"], refused["reasons"] != []) == ("refusal", True)
     assert CpuSet.parse(read(CGROUP_ROOT / "cpuset.cpus.isolated")) == first.dedicated | second.dedicated
+    assert product.quietcore("delete", "first", "--now").code == 0
+    assert CpuSet.parse(read(CGROUP_ROOT / "cpuset.cpus.isolated")) == second.dedicated
+    assert all_others_allowed(second) == CpuSet.range(16) - second.dedicated
+    assert findings("second") == (0, [])
 
 
 def test_a_vcpu_that_was_moved_away_by_hand_is_found_and_put_back(run, again):
@@ -229,3 +236,20 @@ def test_when_qemu_is_killed_its_cpus_come_back_and_the_same_manifest_starts_it_
     eventually(lambda: read(CGROUP_ROOT / "cpuset.cpus.isolated") == "", "the CPUs of a dead VM do not come back")
     assert again("killed").code == 0
     assert findings("killed") == (0, [])
+
+
+@pytest.mark.parametrize("step", ["paused", "threads found", "checked"])
+def test_a_start_that_was_killed_half_way_is_finished_or_undone_by_the_next(run, again, tmp_path, step):
+    file = tmp_path / "half.yaml"
+    file.write_text(product.manifest("half", topology=(1, 2, 1)))
+    command = [sys.executable, "-c", "from quietcore.cli.main import entry; entry()", "run", "-f", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any(step in line for line in process.stderr), f"{step} was not reached"
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert again("half").code == 0
+    vm = product.RunningVm.of("half")
+    assert vm.vcpus_allowed() == {vcpu: CpuSet.of(pcpu) for vcpu, pcpu in vm.pcpus.items()}
+    assert CpuSet.parse(read(CGROUP_ROOT / "cpuset.cpus.isolated")) == vm.dedicated
+    assert findings("half") == (0, [])
