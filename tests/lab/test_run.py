@@ -107,6 +107,12 @@ def test_guest_cells_have_their_hugepages_on_the_nodes_of_their_cpus(run):
     assert findings("numa") == (0, [])
 
 
+@pytest.mark.lab("uneven")
+def test_a_guest_cell_on_a_node_without_memory_is_refused_with_the_node_and_what_it_can_give(run):
+    refused = run("six", code=3, topology=(1, 6, 1), guest="96Mi", hugepages=True, cpu=PASSTHROUGH).value["items"][0]
+    assert [(one["constraint"], one["node"], one["free"]) for one in refused["reasons"]] == [("pages-on-node", 2, "0")]
+
+
 def test_the_real_time_mask_decides_who_is_fifo_and_the_cpus_own_threads_stay_above(run):
     per_cpu = ("ksoftirqd", "rcuc", "ktimers")
 
