@@ -31,10 +31,22 @@ there is something to add."""
 def narrowest_member(family: HintFamily, superset_of: int = 0) -> int | None:
     """The member with the fewest nodes and, among those, the lowest value that contains the given mask; None without one."""
     asked = replace(family, must=family.must | superset_of, points=tuple(p for p in family.points if not superset_of & ~p))
+    single = next((mask for mask in single_nodes(asked) if mask in asked), None)
+    if single is not None:
+        return single
     if family.within.bit_count() <= LISTABLE_NODES:
         return min(asked.masks(), key=lambda mask: (mask.bit_count(), mask), default=None)
     best = _smallest_cover(asked)
     return min((*asked.points, *(() if best is None else (best,))), key=lambda mask: (mask.bit_count(), mask), default=None)
+
+
+def single_nodes(family: HintFamily) -> Iterator[int]:
+    """The masks of one node that could be members, ascending."""
+    everywhere = reduce(or_, family.points, family.within)
+    while everywhere:
+        lowest = everywhere & -everywhere
+        yield lowest
+        everywhere ^= lowest
 
 
 def fewest_for_all(demands: Sequence[Demand], nodes: Sequence[int]) -> int | None:

@@ -13,7 +13,7 @@ from operator import add, mul, or_, sub
 from typing import Final, TypeAlias
 
 from quietcore.model import Reason, Refusal, TopologyPolicy
-from quietcore.placement.hint_search import LISTABLE_NODES, best_preferred, best_reachable, narrowest_hint
+from quietcore.placement.hint_search import LISTABLE_NODES, best_preferred, best_reachable, narrowest_hint, single_nodes
 from quietcore.placement.hints import Hint, HintFamily, Hints, NumaInfo, ProviderHints, mask_of, nodes_of
 
 AFFINITY_ERROR: Final = "TopologyAffinityError"
@@ -106,6 +106,9 @@ def _size_key(count: int, best_count: int) -> tuple[int, int]:
 
 def best_hint(numa: NumaInfo, dimensions: Sequence[Dimension]) -> Hint:
     """The best combination of one hint from each dimension; all nodes, not preferred, when there is none."""
+    single = _best_single_node(numa, dimensions)
+    if single is not None:
+        return Hint(mask=single, preferred=True)
     if len(numa.nodes) > LISTABLE_NODES and any(isinstance(dimension, HintFamily) for dimension in dimensions):
         return _searched_hint(numa, dimensions)
     known: dict[int, _Masks] = {}
@@ -120,6 +123,20 @@ def best_hint(numa: NumaInfo, dimensions: Sequence[Dimension]) -> Hint:
     best_count = max((dimension.narrowest for dimension in masks), default=0)
     size = min({mask.bit_count() for mask in reachable}, key=lambda count: _size_key(count, best_count))
     return Hint(mask=min((mask for mask in reachable if mask.bit_count() == size), key=numa.fit), preferred=False)
+
+
+def _best_single_node(numa: NumaInfo, dimensions: Sequence[Dimension]) -> int | None:
+    """The best single node that every described dimension prefers while the listed ones take any: the usual case, found at once.
+
+    Nothing has fewer nodes, so no other mask can be better.
+    """
+    families = [one for one in dimensions if isinstance(one, HintFamily)]
+    listed = [one for one in dimensions if not isinstance(one, HintFamily)]
+    if not families or not all(any(hint.preferred and hint.mask is None for hint in one) for one in listed):
+        return None
+    known = numa.all_mask
+    masks = [mask for mask in single_nodes(families[0]) if mask & known and all(mask in one and one.prefers(mask) for one in families)]
+    return min(masks, key=numa.fit, default=None)
 
 
 def _searched_hint(numa: NumaInfo, dimensions: Sequence[Dimension]) -> Hint:
