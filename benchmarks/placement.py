@@ -199,12 +199,13 @@ SHAPES = {
 
 
 def refusals() -> Iterator[Case]:
-    """A "no" beside the "yes" of the same shape on 16 nodes: one request, a machine with room and one without."""
+    """A "no" beside the "yes" of the same shape on 16 nodes: one request, a full machine and the same less two of its VMs."""
     on = machine(sockets=2, nodes=16, cpus=512)
     for name, (options, modes) in SHAPES.items():
         shaped = pod(16)
         shaped = replace(shaped, guest=replace(shaped.guest, **modes))
-        roomy, full = filled(on, options, 10), _full(on, options)
+        full = _full(on, options)
+        roomy = full.without(full.entries[0].vm).without(full.entries[1].vm)
         yes, no = admit(shaped, on, roomy, options), admit(shaped, on, full, options)
         assert isinstance(yes, Plan), (name, yes)
         assert isinstance(no, Refusal), name

@@ -89,7 +89,7 @@ def _place(pod: LauncherPod, books: HostBooks) -> Plan | Refusal:
 
 
 def _grantable(books: HostBooks) -> CpuSet:
-    return books.usable - books.ledger.owned - books.policy.reserved
+    return books.free - books.policy.reserved
 
 
 def _attempt(pod: LauncherPod, books: HostBooks) -> Plan | Refusal:
@@ -240,8 +240,7 @@ def _plan(pod: LauncherPod, books: HostBooks, granted: _Granted, order: VcpuOrde
 
 def _shared_pool(books: HostBooks) -> CpuSet:
     """The pool before this VM; what a mode withheld from the VM is still everybody's."""
-    pool = books.usable - books.ledger.owned
-    return pool - books.policy.reserved if books.options.cpu.strict_cpu_reservation else pool
+    return _grantable(books) if books.options.cpu.strict_cpu_reservation else books.free
 
 
 def _emulator(pod: LauncherPod, order: VcpuOrder, shared: CpuSet, held: CpuSet) -> CpuSet:

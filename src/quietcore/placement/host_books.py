@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from quietcore.model import CpuSet, Entry, Ledger, Machine, Options, VmName
+from quietcore.model import CpuSet, Ledger, Machine, Options, Plan, VmName
 from quietcore.placement.allocator import check_options
 from quietcore.placement.cpu_state import CpuState
 from quietcore.placement.guest_cells import hugepage_type
 from quietcore.placement.hardware import Hardware
 from quietcore.placement.hints import NumaInfo
-from quietcore.placement.memory_manager import memory_state
+from quietcore.placement.memory_manager import memory_state, release
 from quietcore.placement.memory_state import MemoryState
 from quietcore.placement.reserved import reserved_cpus
 from quietcore.placement.static_policy import StaticPolicy
@@ -24,6 +24,7 @@ class HostBooks:
     """The books in which one VM is to be entered: the states of the CPU and the Memory Manager, that VM itself left out.
 
     `ledger` is without the VM, `whole_ledger` with it: its pages may be among those that the kernel reports as used.
+    `free` are the usable CPUs without an owner, reserved ones included.
     """
 
     machine: Machine
@@ -31,6 +32,7 @@ class HostBooks:
     whole_ledger: Ledger
     options: Options
     hardware: Hardware
+    free: CpuSet
     policy: StaticPolicy
     numa: NumaInfo
     cpus: CpuState
@@ -51,15 +53,17 @@ class HostBooks:
             pod_level_resources=options.pod_level_resources,
             pod_level_resource_managers=options.pod_level_resource_managers,
         )
+        free = hardware.usable(machine) - ledger.owned
         return cls(
             machine=machine,
+            free=free,
             ledger=ledger,
             whole_ledger=whole_ledger,
             options=options,
             hardware=hardware,
             policy=policy,
             numa=NumaInfo.of(machine, prefer_closest=options.prefer_closest_numa_nodes),
-            cpus=_cpu_state(hardware.usable(machine), ledger, policy),
+            cpus=_cpu_state(free, ledger, policy),
             memory=memory_state(machine, ledger, options),
         )
 
@@ -85,15 +89,17 @@ class HostBooks:
     def without(self, vm: VmName) -> HostBooks:
         """The same books as if this VM had never been there."""
         gone = self.ledger.find(vm)
-        machine = self.machine if gone is None else _with_pages_back(self.machine, gone)
-        ledger = self.ledger.without(vm)
+        if gone is None or gone.plan is None:
+            return self
+        ledger, free = self.ledger.without(vm), self.free | gone.plan.exclusive
         return replace(
             self,
-            machine=machine,
+            machine=_with_pages_back(self.machine, gone.plan),
             ledger=ledger,
-            whole_ledger=self.whole_ledger.without(vm),
-            cpus=_cpu_state(self.usable, ledger, self.policy),
-            memory=memory_state(machine, ledger, self.options),
+            whole_ledger=ledger,
+            free=free,
+            cpus=_cpu_state(free, ledger, self.policy),
+            memory=release(self.memory, gone.plan.uid),
         )
 
     def with_policy(self, policy: StaticPolicy) -> HostBooks:
@@ -101,22 +107,20 @@ class HostBooks:
         return replace(self, policy=policy)
 
 
-def _cpu_state(usable: CpuSet, ledger: Ledger, policy: StaticPolicy) -> CpuState:
-    pool = usable - ledger.owned
-    if policy.options.strict_cpu_reservation:
-        pool -= policy.reserved
+def _cpu_state(free: CpuSet, ledger: Ledger, policy: StaticPolicy) -> CpuState:
+    pool = free - policy.reserved if policy.options.strict_cpu_reservation else free
     owned = {plan.uid: MappingProxyType({one.container: one.cpus for one in plan.assignments if one.cpus}) for plan in ledger.plans}
     return CpuState(default=pool, assignments=MappingProxyType(owned))
 
 
-def _with_pages_back(machine: Machine, gone: Entry) -> Machine:
+def _with_pages_back(machine: Machine, gone: Plan) -> Machine:
     """The machine with the hugepages free that this VM's guest cells hold; pages of unknown place stay used."""
-    back = {(binding.node, binding.type): binding.size_bytes for binding in gone.plan.memory} if gone.plan and gone.plan.cells else {}
+    if not gone.cells or all(node.free_hugepages is None for node in machine.nodes):
+        return machine
+    back = {(binding.node, binding.type): binding.size_bytes for binding in gone.memory}
     nodes = []
     for node in machine.nodes:
-        if node.free_hugepages is None:
-            nodes.append(node)
-            continue
-        free = {size: count + back.get((node.node, hugepage_type(size)), 0) // size for size, count in node.free_hugepages.items()}
-        nodes.append(replace(node, free_hugepages=MappingProxyType(free)))
+        known = node.free_hugepages or {}
+        free = {size: count + back.get((node.node, hugepage_type(size)), 0) // size for size, count in known.items()}
+        nodes.append(node if node.free_hugepages is None else replace(node, free_hugepages=MappingProxyType(free)))
     return replace(machine, nodes=tuple(nodes))
