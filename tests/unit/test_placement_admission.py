@@ -202,8 +202,12 @@ def test_a_full_machine_names_the_smallest_vm_whose_move_frees_enough():
     on = machine()
     ledger = ledger_of(on, pod("a", vcpus=3), pod("b", vcpus=2))
     refusal = admit(pod(vcpus=2), on, ledger, DEFAULTS)
-    change = "ask for 1 CPU instead of 2, or move default/b away"
-    assert refusal.nearest == NearestFit(change=change, vm=VmName(name="b"))
+    assert refusal.nearest == NearestFit(change="move default/b away", vm=VmName(name="b"))
+
+
+def test_where_no_vm_can_move_fewer_cpus_are_suggested():
+    refusal = admit(pod(vcpus=9), machine(), ledger_of(machine(), pod("a", vcpus=2)), DEFAULTS)
+    assert refusal.nearest == NearestFit(change="ask for 4 CPUs instead of 9")
 
 
 def test_container_scope_aligns_each_container_by_itself():

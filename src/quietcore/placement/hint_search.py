@@ -63,7 +63,8 @@ def best_preferred(numa: NumaInfo, dimensions: Sequence[Hints]) -> int | None:
         return min((mask for mask in (*(mask & numa.all_mask for mask in listed), numa.all_mask) if mask), key=numa.fit)
     families = [one for one in strict if isinstance(one, HintFamily)]
     candidates = {*listed, *(point for family in families for point in family.points)}
-    agreed = {mask & numa.all_mask for mask in candidates if all(_prefers(one, mask) for one in strict)} - {0}
+    everything = numa.all_mask
+    agreed = {mask & everything for mask in candidates if all(_prefers(one, mask) for one in strict)} - {0}
     if len(families) == len(strict):
         together = _best_common_cover(numa, families)
         agreed |= set() if together is None else {together}
@@ -242,6 +243,7 @@ def _combinations(numa: NumaInfo, dimensions: Sequence[Hints]) -> list[tuple[int
 
 
 def _listed(numa: NumaInfo, dimension: Hints) -> set[int]:
+    everything = numa.all_mask
     if isinstance(dimension, HintFamily):
-        return {point & numa.all_mask for point in dimension.points}
-    return {numa.all_mask if hint.mask is None else hint.mask & numa.all_mask for hint in dimension}
+        return {point & everything for point in dimension.points}
+    return {everything if hint.mask is None else hint.mask & everything for hint in dimension}

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from itertools import combinations
-from operator import or_
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -140,7 +138,10 @@ class NumaInfo:
 
 def mask_of(nodes: Iterable[int]) -> int:
     """The mask of some nodes."""
-    return reduce(or_, (1 << node for node in nodes), 0)
+    mask = 0
+    for node in nodes:
+        mask |= 1 << node
+    return mask
 
 
 def nodes_of(mask: int) -> tuple[int, ...]:

@@ -22,21 +22,18 @@ RELAXED: Final = "best-effort"
 
 
 def nearest_fit(refusal: Refusal, pod: LauncherPod, books: HostBooks, decide: Decide) -> NearestFit | None:
-    """What would have to change: another policy or mode, or else one VM moved away or fewer CPUs; None where nothing of it helps."""
+    """What would have to change: another policy or mode, else one VM moved away, else fewer CPUs; None where nothing of it helps."""
     wanted = wanted_cpus(pod, books)
     if not wanted:
         return None
     looser = _looser(refusal, pod, books, wanted)
     if looser is not None and isinstance(decide(looser.pod, looser.books), Plan):
         return NearestFit(change=looser.change)
-    moved = _moved(pod, books, wanted)
-    if moved is not None and not isinstance(decide(pod, moved.books), Plan):
-        moved = None
-    fewer = _fewer(pod, books, wanted) if looser is None else None
-    if fewer is not None and not isinstance(decide(fewer.pod, books), Plan):
-        fewer = None
-    changes = [trial.change for trial in (fewer, moved) if trial is not None]
-    return NearestFit(change=", or ".join(changes), vm=moved.vm if moved else None) if changes else None
+    for suggest in (_moved, _fewer) if looser is None else (_moved,):
+        trial = suggest(pod, books, wanted)
+        if trial is not None and isinstance(decide(trial.pod, trial.books), Plan):
+            return NearestFit(change=trial.change, vm=trial.vm)
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
