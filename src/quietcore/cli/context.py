@@ -95,4 +95,5 @@ class App:
             return Acceleration(domain_type="kvm", reason="the configuration says kvm")
         if self.config.acceleration == "tcg":
             return Acceleration(domain_type="qemu", reason="the configuration says tcg")
-        return detect(qemu_user=None if self.config.qemu_user == "root" else self.config.qemu_user)
+        user = None if self.config.qemu_user == "root" else self.config.qemu_user
+        return detect(qemu_user=user, emulator=self.config.emulator)
