@@ -16,7 +16,8 @@ from typing import Any, Final, Literal, TypeAlias, Union, get_args, get_origin, 
 from quietcore.model import CpuSet, Quantity
 
 Json: TypeAlias = Any  # what json.loads gives: checked against the annotation while it is decoded
-_TAG: Final = "type"
+_TAG: Final = "@type"
+"""No field of a dataclass can be called this."""
 
 
 class DecodeError(ValueError):
@@ -108,7 +109,7 @@ def _hints(wanted: type) -> Mapping[str, Any]:  # annotations have no common typ
 def _decode_dataclass(wanted: Any, data: Json, place: str) -> Any:  # noqa: ANN401  # as decode
     table = dict(_expect(dict, data, place))
     hints = _hints(wanted)
-    if _TAG not in hints and table.pop(_TAG, wanted.__name__) != wanted.__name__:
+    if table.pop(_TAG, wanted.__name__) != wanted.__name__:
         raise DecodeError(f"{place}: {data[_TAG]} is no {wanted.__name__}")
     unknown = sorted(set(table) - set(hints))
     if unknown:
