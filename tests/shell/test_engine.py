@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(host):
     outcome = host.program().apply(spec(vcpus=9), "text")
     assert outcome.result == "refused"
     assert outcome.refusal is not None
-    assert outcome.refusal.message == "not enough cpus available to satisfy request: requested=9, available=3"
+    assert (outcome.refusal.reasons[0].wanted, outcome.refusal.reasons[0].free) == ("9", "3")
     assert host.state() == empty
 
 

@@ -16,8 +16,7 @@ from typing import Any, Final, Literal, TypeAlias, Union, get_args, get_origin, 
 from quietcore.model import CpuSet, Quantity
 
 Json: TypeAlias = Any  # what json.loads gives: checked against the annotation while it is decoded
-_TAG: Final = "@type"
-"""No field of a dataclass can be called this."""
+_TAG: Final = "type"
 
 
 class DecodeError(ValueError):
@@ -109,7 +108,7 @@ def _hints(wanted: type) -> Mapping[str, Any]:  # annotations have no common typ
 def _decode_dataclass(wanted: Any, data: Json, place: str) -> Any:  # noqa: ANN401  # as decode
     table = dict(_expect(dict, data, place))
     hints = _hints(wanted)
-    if table.pop(_TAG, wanted.__name__) != wanted.__name__:
+    if _TAG not in hints and table.pop(_TAG, wanted.__name__) != wanted.__name__:
         raise DecodeError(f"{place}: {data[_TAG]} is no {wanted.__name__}")
     unknown = sorted(set(table) - set(hints))
     if unknown:
