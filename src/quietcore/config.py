@@ -17,20 +17,24 @@ Acceleration: TypeAlias = Literal["auto", "kvm", "tcg"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Every setting with its default. `qemu_user` is the account under which libvirt starts QEMU (qemu.conf `user`)."""
+    """Every setting with its default. `qemu_user` is the account under which libvirt starts QEMU (qemu.conf `user`).
+
+    `bridge` is the host's bridge for interfaces with the binding `bridge` on the pod network.
+    """
 
     state_dir: str = "/var/lib/quietcore"
     uri: str = "qemu:///system"
     acceleration: Acceleration = "auto"
     qemu_user: str = "libvirt-qemu"
     emulator: str = "/usr/bin/qemu-system-x86_64"
+    bridge: str = ""
     strategy: Strategy = "dedicated"
     options: Options = field(default_factory=Options)
 
 
 _SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "paths": ("state",),
-    "hypervisor": ("uri", "acceleration", "qemu_user", "emulator"),
+    "hypervisor": ("uri", "acceleration", "qemu_user", "emulator", "bridge"),
     "isolation": ("strategy",),
     "placement": (
         "reserved_cpus",

@@ -198,6 +198,9 @@ class FakeHypervisor:
         self._vcpus: dict[str, int] = {}
         self._next = 1000
 
+    def version(self) -> int:
+        return 9_000_000
+
     def create_paused(self, xml: str) -> DomainView:
         with self.faults.change("create", _hypervisor_refused):
             root = etree.fromstring(xml)

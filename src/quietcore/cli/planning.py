@@ -162,7 +162,7 @@ def domain(app: App, files: tuple[str, ...], machine_text: str | None) -> int:
         if isinstance(answer, Refusal):
             app.say(plans.plan_text(answer))
         else:
-            rendered = preview(app.world, document.spec, answer)
+            rendered = preview(app.world, machine, document.spec, answer)
             for note in rendered.notes:
                 app.say(f"note: {note}")
             click.echo(rendered.xml, nl=False)

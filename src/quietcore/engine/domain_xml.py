@@ -2,46 +2,52 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
+from typing import Final
 
 from quietcore import images
 from quietcore.domain import Build, DiskFile, Rendered, compose
 from quietcore.engine.identity import uuid_of
 from quietcore.engine.world import World
-from quietcore.model import Plan, VmSpec
+from quietcore.host.threads import status_field
+from quietcore.model import Machine, Plan, VmSpec
+
+_CAP_SYS_RESOURCE: Final = 24
 
 
-def real(world: World, spec: VmSpec, plan: Plan, prepared: images.Prepared) -> Rendered:
+def real(world: World, machine: Machine, spec: VmSpec, plan: Plan, prepared: images.Prepared) -> Rendered:
     """The XML that libvirt gets, with the files as they were made."""
     disks = {name: DiskFile(path=str(disk.path), format=disk.format, readonly=disk.readonly) for name, disk in prepared.disks.items()}
-    return compose(spec, plan, _build(world, spec, disks, prepared.kernel, prepared.initrd))
+    files = replace(_build(world, machine, spec), disks=disks, kernel=str(prepared.kernel or ""), initrd=str(prepared.initrd or ""))
+    return compose(spec, plan, replace(files, libvirt_version=world.hypervisor.version()))
 
 
-def preview(world: World, spec: VmSpec, plan: Plan) -> Rendered:
+def preview(world: World, machine: Machine, spec: VmSpec, plan: Plan) -> Rendered:
     """The XML with the paths that the files would have; nothing is made."""
     directory = world.vm_directory(spec.vm)
     boot = spec.kernel_boot
     disks = {disk.name: DiskFile(path=str(directory / f"{disk.name}.img")) for disk in spec.disks}
-    kernel = directory / boot.kernel_path.lstrip("/") if boot else None
-    initrd = directory / boot.initrd_path.lstrip("/") if boot and boot.initrd_path else None
-    return compose(spec, plan, _build(world, spec, disks, kernel, initrd))
+    kernel = str(directory / boot.kernel_path.lstrip("/")) if boot else ""
+    initrd = str(directory / boot.initrd_path.lstrip("/")) if boot and boot.initrd_path else ""
+    return compose(spec, plan, replace(_build(world, machine, spec), disks=disks, kernel=kernel, initrd=initrd))
 
 
-def _build(world: World, spec: VmSpec, disks: dict[str, DiskFile], kernel: Path | None, initrd: Path | None) -> Build:
+def _build(world: World, machine: Machine, spec: VmSpec) -> Build:
     directory = world.vm_directory(spec.vm)
     firmware = _firmware(world, secure=spec.firmware.secure_boot) if spec.firmware.efi else ("", "")
     return Build(
         domain_type="kvm" if world.acceleration().domain_type == "kvm" else "qemu",
         emulator=world.config.emulator,
         uuid=uuid_of(spec),
-        disks=disks,
-        kernel=str(kernel or ""),
-        initrd=str(initrd or ""),
         console_log=str(directory / "console.log"),
         loader=firmware[0],
         nvram_template=firmware[1],
         nvram=str(directory / "nvram.fd") if firmware[0] else "",
-        bind_memory=_has_numa(world),
+        passt=world.fs.exists("/usr/bin/passt"),
+        bind_memory=len(machine.nodes) > 1,
+        may_lock_memory=_may_lock(world),
+        default_bridge=world.config.bridge,
+        node_cpus={node.node: machine.cpus_of_node(node.node) for node in machine.nodes},
     )
 
 
@@ -52,6 +58,7 @@ def _firmware(world: World, *, secure: bool) -> tuple[str, str]:
     return pair if all(world.fs.exists(path) for path in pair) else ("", "")
 
 
-def _has_numa(world: World) -> bool:
-    folder = "/sys/devices/system/node"
-    return world.fs.is_dir(folder) and sum(name.startswith("node") for name in world.fs.listdir(folder)) > 1
+def _may_lock(world: World) -> bool:
+    """Whether libvirt, which runs with our rights or more, may raise QEMU's limit of locked memory (CAP_SYS_RESOURCE)."""
+    effective = status_field(world.fs.read_or("/proc/self/status", ""), "CapEff")
+    return bool(int(effective or "0", 16) >> _CAP_SYS_RESOURCE & 1)

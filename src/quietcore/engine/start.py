@@ -66,7 +66,7 @@ def start(world: World, machine: Machine, ledger: Ledger, wanted: Entry) -> tupl
         undo.push("the domain, its cgroups and files", lambda: tear_down(world, wanted.vm, before))
         prepared = images.prepare(wanted.spec, world.store, directory, world.runner)
         follow_pool(world, machine, ledger)
-        rendered = real(world, wanted.spec, plan, prepared)
+        rendered = real(world, machine, wanted.spec, plan, prepared)
         for note in rendered.notes:
             story.tell("note", note)
         world.hypervisor.create_paused(rendered.xml)

@@ -20,6 +20,10 @@ from quietcore.virt.hypervisor import DomainView, QemuThreads
 class Hypervisor(Protocol):
     """What the engine asks of libvirt; see `virt.LibvirtHypervisor`. Every method raises HypervisorError."""
 
+    def version(self) -> int:
+        """libvirt's own number of its version (9000000 is 9.0.0)."""
+        ...
+
     def create_paused(self, xml: str) -> DomainView:
         """Create a transient domain, paused."""
         ...

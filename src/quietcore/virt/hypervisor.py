@@ -62,6 +62,10 @@ class LibvirtHypervisor:
         """Whether libvirt's driver runs inside this process."""
         return ":///embed" in self.uri
 
+    def version(self) -> int:
+        """libvirt's own number of its version (9000000 is 9.0.0)."""
+        return int(self._call(lambda connection: connection.getLibVersion(), "libvirt does not tell its version"))
+
     def create_paused(self, xml: str) -> DomainView:
         """Create a transient domain whose vCPUs do not run yet."""
         libvirt = _libvirt()
