@@ -72,6 +72,7 @@ def test_pages_of_another_vm_are_not_given_twice():
     refusal = admit(huge("second", gib=2), on, ledger, DEFAULTS)
     assert isinstance(refusal, Refusal)
     assert "hugepages-1Gi" in {one.constraint for one in refusal.reasons}
+    assert refusal.nearest == NearestFit(change="move default/first away", vm=first.vm)
 
 
 def test_a_running_vm_can_be_placed_again_on_the_pages_that_it_uses_itself():

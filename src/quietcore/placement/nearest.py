@@ -5,7 +5,7 @@ At most two trials, so that "no" stays about as quick as "yes".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -24,6 +24,10 @@ RELAXED: Final = "best-effort"
 def nearest_fit(refusal: Refusal, pod: LauncherPod, books: HostBooks, decide: Decide) -> NearestFit | None:
     """What would have to change: another policy or mode, else one VM moved away, else fewer CPUs; None where nothing of it helps."""
     wanted = wanted_cpus(pod, books)
+    gaps = tuple(_memory_gaps(refusal))
+    if gaps:
+        trial = _moved_for_memory(pod, books, gaps)
+        return NearestFit(change=trial.change, vm=trial.vm) if trial and isinstance(decide(pod, trial.books), Plan) else None
     if not wanted:
         return None
     looser = _looser(refusal, pod, books, wanted)
@@ -77,6 +81,30 @@ def _moved(pod: LauncherPod, books: HostBooks, wanted: int) -> _Trial | None:
         for plan in books.ledger.plans
         if any((plan.exclusive.mask & mask).bit_count() >= gap for gap, mask in gaps)
     ]
+    if not helpful:
+        return None
+    vm = min(helpful)[1]
+    return _Trial(change=f"move {vm} away", pod=pod, books=books.without(vm), vm=vm)
+
+
+def _memory_gaps(refusal: Refusal) -> Iterator[tuple[int | None, int]]:
+    """(node or None for all of them, missing bytes) of every reason that is about memory or pages as such."""
+    for reason in refusal.reasons:
+        kind = reason.constraint
+        of_memory = kind in ("memory", "pages-on-node") or (kind.startswith("hugepages-") and not kind.endswith("-on-node"))
+        if of_memory and reason.wanted.isdecimal() and reason.free.isdecimal():
+            yield reason.node, int(reason.wanted) - int(reason.free)
+
+
+def _moved_for_memory(pod: LauncherPod, books: HostBooks, gaps: Sequence[tuple[int | None, int]]) -> _Trial | None:
+    """The VM with the least memory that closes one of the gaps."""
+    helpful = []
+    for plan in books.ledger.plans:
+        booked = [(block.nodes, block.size_bytes) for assignment in plan.assignments for block in assignment.memory]
+        booked += [((binding.node,), binding.size_bytes) for binding in plan.memory if plan.cells]
+        given = {node: sum(size for nodes, size in booked if node is None or node in nodes) for node, _ in gaps}
+        if any(given[node] >= gap for node, gap in gaps):
+            helpful.append((sum(size for _, size in booked), plan.vm))
     if not helpful:
         return None
     vm = min(helpful)[1]
