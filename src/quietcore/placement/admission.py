@@ -246,7 +246,7 @@ def _shared_pool(books: HostBooks) -> CpuSet:
 def _emulator(pod: LauncherPod, order: VcpuOrder, shared: CpuSet, held: CpuSet) -> CpuSet:
     if not pod.guest.dedicated_vcpus or pod.guest.strategy == "dedicated":
         return shared
-    return order.emulator if pod.guest.strategy == "housekeeping" else held
+    return order.emulator or shared if pod.guest.strategy == "housekeeping" else held
 
 
 def _empty_pool(plan: Plan, books: HostBooks) -> Refusal | None:

@@ -41,7 +41,7 @@ def distribute(
     compat: Compat = "fixed",
 ) -> Taken | Refusal:
     """`take_distributed` with the rule that took each CPU."""
-    check_request(topology, available, count, strategy)
+    check_request(topology, available, count, strategy, compat)
     if group_size < 1:
         raise InputError.of((Problem(field="group_size", message=f"{group_size} is not positive", hint="use 1 or the threads per core"),))
     if count % group_size:

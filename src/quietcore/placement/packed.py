@@ -17,6 +17,8 @@ from quietcore.placement.topology import Children, CpuTopology, Group, Groups
 Strategy: TypeAlias = Literal["packed", "spread"]
 """`packed` fills whole cores first; `spread` goes by CPU number (distribute-cpus-across-cores)."""
 
+STRATEGIES: Final[tuple[Strategy, ...]] = get_args(Strategy)
+MODES: Final[tuple[Compat, ...]] = get_args(Compat)
 SMT_PAIR: Final = 2
 """The kubelet tests the parity of a request with 2, whatever the number of threads per core."""
 
@@ -79,7 +81,7 @@ def pack(
     compat: Compat = "fixed",
 ) -> Taken | Refusal:
     """`take_packed` with the rule that took each CPU."""
-    check_request(topology, available, count, strategy)
+    check_request(topology, available, count, strategy, compat)
     if count == 0:
         return Taken(cpus=CpuSet())
     if count > len(available):
@@ -88,13 +90,15 @@ def pack(
     return free.run(prefer_uncore=prefer_uncore)
 
 
-def check_request(topology: CpuTopology, available: CpuSet, count: int, strategy: Strategy) -> None:
+def check_request(topology: CpuTopology, available: CpuSet, count: int, strategy: Strategy, compat: Compat) -> None:
     """Raise InputError, with every fault, for a request that makes no sense on any machine."""
     problems: list[Problem] = []
     if count < 0:
         problems.append(Problem(field="count", message=f"{count} is negative", hint="ask for 0 or more CPUs"))
-    if strategy not in get_args(Strategy):
-        problems.append(Problem(field="strategy", message=f"{strategy!r} is unknown", hint=f"use {' or '.join(get_args(Strategy))}"))
+    if strategy not in STRATEGIES:
+        problems.append(Problem(field="strategy", message=f"{strategy!r} is unknown", hint=f"use {' or '.join(STRATEGIES)}"))
+    if compat not in MODES:
+        problems.append(Problem(field="compat", message=f"{compat!r} is unknown", hint=f"use {' or '.join(MODES)}"))
     if problems:
         raise InputError.of(tuple(problems))
     topology.check_available(available)
