@@ -1,6 +1,7 @@
 """What Linux does with cpusets and quotas: the facts that isolation rests on, each tried on the kernels where it may differ."""
 
 import errno
+import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -200,3 +201,23 @@ def test_threads_born_later_stay_with_their_creator(pod):
     with ThreadedProcess("late") as late:
         pod.compute.set("cgroup.procs", late.pid)
         assert allowed(late.tids["late"]) == CpuSet.of(0, 1)
+
+
+def test_a_kernel_thread_reaches_a_partition_only_from_inside(pod):
+    vcpu0 = partition_vcpu0(pod)
+    reaper = next(int(comm.parent.name) for comm in Path("/proc").glob("[0-9]*/comm") if read(comm) == "oom_reaper")
+    with pytest.raises(OSError) as refusal:  # noqa: PT011 - the errno is the fact
+        os.sched_setaffinity(reaper, {4})
+    assert refusal.value.errno == errno.EINVAL
+    with pytest.raises(OSError) as refusal:  # noqa: PT011 - the errno is the fact
+        vcpu0.set("cgroup.threads", reaper)
+    assert refusal.value.errno == errno.EOPNOTSUPP
+    vcpu0.set("cgroup.procs", reaper)
+    os.sched_setaffinity(reaper, {4})
+    assert (cgroup_of(reaper), allowed(reaper)) == (vcpu0.path, CpuSet.of(4))
+    write(CGROUP_ROOT / "cgroup.procs", str(reaper))
+
+
+def test_rcub_threads_are_numbered_by_groups_of_cpus():
+    rcub = sorted(read(comm) for comm in Path("/proc").glob("[0-9]*/comm") if read(comm).startswith("rcub/"))
+    assert rcub == ["rcub/0"]  # 16 CPUs are one leaf of RCU's tree

@@ -129,7 +129,10 @@ class Applier:
                 pass
 
     def _group(self, tid: int) -> str:
-        return cgroup_of(self._fs.read(f"/proc/{tid}/cgroup"), self._tree.version)
+        try:
+            return cgroup_of(self._fs.read(f"/proc/{tid}/cgroup"), self._tree.version)
+        except FileNotFoundError as err:
+            raise ProcessLookupError(err.errno, "the thread ended", err.filename) from err
 
 
 def parse_scheduler(text: str) -> tuple[Policy, int]:

@@ -50,7 +50,7 @@ def findings_of(world: World, entry: Entry, plan: Plan, seen: Observation, ledge
         seen.facts,
         entry.mechanism,
         priority=realtime.priority if realtime else 1,
-        foreign=threads.foreign_tasks(world.fs, cpus, {seen.census.pid}) if cpus else (),
+        foreign=threads.foreign_tasks(world.fs, cpus, {thread.tid for thread in seen.census.threads}) if cpus else (),
         irqs=_irqs(world, ledger) if cpus else (),
     )
 

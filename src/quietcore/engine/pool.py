@@ -45,7 +45,8 @@ def interrupts_away(world: World, ledger: Ledger) -> Ledger:
     world.books.save(ledger)
     applier = Applier(world.fs, world.control, cgroups.hierarchy(world.fs))
     unmovable = set()
-    for step in irq_steps(seen, ledger.irqs, owned):
+    online = CpuSet.parse(world.fs.read_or("/sys/devices/system/cpu/online", ""))
+    for step in irq_steps(seen, ledger.irqs, owned, online - ledger.owned):
         try:
             applier.apply(step)
         except OperationFailed:

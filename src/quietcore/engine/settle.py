@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -12,22 +13,23 @@ from quietcore.engine.undo import UndoStack
 from quietcore.engine.world import World
 from quietcore.host import cgroups, threads
 from quietcore.isolation import Isolation, isolate, mechanism_of
-from quietcore.model import Entry, HostThread, Plan, SetScheduler
+from quietcore.model import Entry, HostThread, Ledger, Plan, SetScheduler
 
 _ROUNDS: Final = 4
 """QEMU's workers come and go: the census is repeated until it finds nothing to do, at most this often."""
 
 
-def choose(world: World, entry: Entry, plan: Plan, seen: Observation) -> Entry:
+def choose(world: World, ledger: Ledger, entry: Entry, plan: Plan, seen: Observation) -> Entry:
     """Decide on the mechanism, and what the books must know before the first write: its groups, what kernel threads had."""
     mechanism = mechanism_of(plan, seen.facts)
     entry = replace(entry, mechanism=mechanism, cgroup_home=seen.facts.home if seen.facts.layout != "none" else "")
     isolation = _isolation(world, entry, plan, seen)
     raised = {step.tid for step in isolation.steps if isinstance(step, SetScheduler)}
+    first = _raised_by_others(world, ledger.without(entry.vm))
     restore = tuple(
-        SetScheduler(tid=thread.tid, policy=thread.policy, priority=thread.priority)
+        first.get(thread.tid, SetScheduler(tid=thread.tid, policy=thread.policy, priority=thread.priority))
         for thread in _kthreads(world, plan)
-        if thread.tid in raised
+        if thread.tid in raised or thread.tid in first
     )
     return replace(entry, restore=restore, limits=isolation.limits)
 
@@ -54,12 +56,22 @@ def settle(world: World, entry: Entry, plan: Plan, seen: Observation | None = No
     return total
 
 
-def restore_kernel_threads(world: World, entry: Entry) -> None:
-    """Give the per-CPU kernel threads back what they had before a real-time VM; after a reboot there is nothing to give back."""
+def restore_kernel_threads(world: World, entry: Entry, others: Ledger) -> None:
+    """Give the kernel threads back what they had before the first real-time VM, those that no other VM still needs raised.
+
+    After a reboot there is nothing to give back.
+    """
     if entry.boot_id == world.boot_id:
+        needed = _raised_by_others(world, others)
         applier = Applier(world.fs, world.control, cgroups.hierarchy(world.fs))
         for step in entry.restore:
-            applier.apply(step)
+            if step.tid not in needed:
+                applier.apply(step)
+
+
+def _raised_by_others(world: World, others: Ledger) -> Mapping[int, SetScheduler]:
+    """What kernel threads had before other VMs raised them: rcub threads serve many CPUs, so several VMs may need the same one."""
+    return {step.tid: step for entry in others.entries if entry.boot_id == world.boot_id for step in entry.restore}
 
 
 def _kthreads(world: World, plan: Plan) -> tuple[HostThread, ...]:

@@ -81,7 +81,7 @@ def start(world: World, machine: Machine, ledger: Ledger, wanted: Entry) -> tupl
         )
 
         # 5. Each to its place.
-        entry = choose(world, entry, plan, seen)
+        entry = choose(world, ledger, entry, plan, seen)
         ledger = ledger.with_entry(entry)
         world.books.save(ledger)
         moved = settle(world, entry, plan, seen, undo)

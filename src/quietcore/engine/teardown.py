@@ -12,7 +12,7 @@ from quietcore.engine.world import World
 from quietcore.errors import OperationFailed, TimedOut
 from quietcore.host import cgroups
 from quietcore.host.cgroups import OWN_ROOT, Groups, Probe
-from quietcore.isolation import released
+from quietcore.isolation import partition_cpus, released
 from quietcore.model import Entry, Ledger, VmName
 
 _PATIENCE_S: Final = 5.0
@@ -44,16 +44,17 @@ def ask_to_end(world: World, vm: VmName, grace_s: int) -> None:
 
 def remove_groups(world: World, entry: Entry, others: Ledger) -> None:
     """Remove the groups that we made for a VM that is gone and shrink the exclusive lists above it to what `others` own."""
-    restore_kernel_threads(world, entry)
+    others = others.without(entry.vm)
+    restore_kernel_threads(world, entry, others)
     tree = cgroups.hierarchy(world.fs)
-    if not entry.cgroup_home or not tree.mount or entry.boot_id != world.boot_id:
+    if not entry.cgroup_home or not tree.mount or entry.boot_id != world.boot_id or entry.plan is None:
         return
     if entry.cgroup_home.startswith(OWN_ROOT + "/"):
         _remove_tree(world, f"{tree.mount}{entry.cgroup_home}")
     above = Groups(layout="bare", home=entry.cgroup_home)
     facts = cgroups.facts(world.fs, tree, above, Probe(works=False))
     applier = Applier(world.fs, world.control, tree)
-    for step in released(facts, others.without(entry.vm).owned):
+    for step in released(facts, partition_cpus(entry.plan) - others.owned):
         applier.apply(step)
     if entry.cgroup_home.startswith(OWN_ROOT + "/"):
         with suppress(OSError):  # other VMs still live below it

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -17,6 +17,7 @@ from quietcore.model import CgroupFacts, CpuSet, ThreadCensus
 
 OWN_ROOT: Final = "/quietcore"
 _PROBE: Final = "/quietcore-probe"
+_ABSENT: Final = "no such file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,33 +140,17 @@ def facts(fs: HostFs, tree: Hierarchy, groups: Groups, probe: Probe) -> CgroupFa
     )
     if groups.layout == "none":
         return bare
-    exclusive, quotas, states = {}, {}, {}
-    for level in bare.levels:
-        text = fs.read_or(bare.file(level, "cpuset.cpus.exclusive"), "none")
-        if text != "none":
-            exclusive[level] = CpuSet.parse(text)
-        quota = _quota(fs, tree, bare, level)
-        if quota:
-            quotas[level] = quota
     home = f"{tree.mount}{groups.home}"
     children = [f"{groups.home}/{name}" for name in fs.listdir(home) if fs.is_dir(f"{home}/{name}")] if fs.is_dir(home) else []
-    for group in (groups.home, *children):
-        state = fs.read_or(bare.file(group, "cpuset.cpus.partition"), "").strip()
-        if state:
-            states[group] = state
-    return CgroupFacts(
-        version=tree.version,
-        mount=tree.mount,
-        layout=groups.layout,
-        home=groups.home,
-        vcpu_groups=groups.vcpus,
-        io_groups=groups.io,
-        emulator_group=groups.emulator,
-        partitions=bare.partitions,
-        why_not=bare.why_not,
-        exclusive=MappingProxyType(exclusive),
-        partition_states=MappingProxyType(states),
-        quotas=MappingProxyType(quotas),
+    exclusive = {level: fs.read_or(bare.file(level, "cpuset.cpus.exclusive"), _ABSENT) for level in bare.levels}
+    states = {group: fs.read_or(bare.file(group, "cpuset.cpus.partition"), "").strip() for group in (groups.home, *children)}
+    vcpus = [group for group in children if group.startswith(f"{groups.home}/vcpu")]
+    quotas = {group: _quota(fs, tree, bare, group) for group in (*bare.levels, *vcpus)}
+    return replace(
+        bare,
+        exclusive=MappingProxyType({level: CpuSet.parse(text) for level, text in exclusive.items() if text != _ABSENT}),
+        partition_states=MappingProxyType({group: state for group, state in states.items() if state}),
+        quotas=MappingProxyType({group: quota for group, quota in quotas.items() if quota}),
         weights=tree.version == 2 and _has_weight(fs, tree, groups),
         root_cpus=CpuSet.parse(fs.read_or(f"{tree.mount}/cpuset.cpus", "") or fs.read_or(f"{tree.mount}/cpuset.cpus.effective", "")),
         root_mems=(fs.read_or(f"{tree.mount}/cpuset.mems", "") or fs.read_or(f"{tree.mount}/cpuset.mems.effective", "0")).strip(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Final, Protocol
 
 from quietcore.host.fs import HostFs
@@ -15,7 +16,8 @@ _NUMBERS: Final = {name: number for number, name in _POLICIES.items()}
 _RESET_ON_FORK: Final = 0x40000000
 _NO_SETAFFINITY: Final = 0x04000000  # PF_NO_SETAFFINITY, include/linux/sched.h
 _KTHREAD: Final = 0x00200000
-_PER_CPU: Final = ("ksoftirqd/", "ktimers/", "rcuc/", "rcub/")
+_PER_CPU: Final = ("ksoftirqd/", "ktimers/", "rcuc/")
+_PER_LEAF: Final = "rcub/"  # numbered by leaves of RCU's tree, each of which serves many CPUs: all of them count
 
 
 class ThreadControl(Protocol):
@@ -142,8 +144,8 @@ def _role(comm: str, vcpu: int | None, iothread: int | None) -> Role:
 
 
 def _kernel_helpers(fs: HostFs, control: ThreadControl, pid: int, version: int) -> list[HostThread]:
-    """vhost workers (tasks of their own before Linux 6.4) and the in-kernel timer of this process."""
-    wanted: dict[str, Role] = {f"vhost-{pid}": "vhost", f"kvm-pit/{pid}": "pit"}
+    """The kernel's tasks outside the process that work for it: vhost workers (before Linux 6.4), KVM's timer and page recovery."""
+    wanted: dict[str, Role] = {f"vhost-{pid}": "vhost", f"kvm-pit/{pid}": "pit", f"kvm-nx-lpage-recovery-{pid}": "worker"}
     helpers = []
     for name in fs.listdir("/proc"):
         if not name.isdigit():
@@ -151,25 +153,25 @@ def _kernel_helpers(fs: HostFs, control: ThreadControl, pid: int, version: int) 
         role = wanted.get(fs.read_or(f"/proc/{name}/comm", "").strip())
         thread = _thread(fs, control, f"/proc/{name}", int(name), version) if role is not None else None
         if role is not None and thread is not None:
-            comm, allowed, cgroup, policy, priority = thread
-            helpers.append(
-                HostThread(tid=int(name), comm=comm, role=role, allowed=allowed, cgroup=cgroup, policy=policy, priority=priority)
-            )
+            helpers.append(_kernel_thread(int(name), role, thread))
     return helpers
 
 
+def _kernel_thread(tid: int, role: Role, answers: tuple[str, CpuSet, str, Policy, int]) -> HostThread:
+    comm, allowed, cgroup, policy, priority = answers
+    return HostThread(tid=tid, comm=comm, role=role, allowed=allowed, cgroup=cgroup, policy=policy, priority=priority, kernel=True)
+
+
 def cpu_kthreads(fs: HostFs, control: ThreadControl, cpus: CpuSet) -> tuple[HostThread, ...]:
-    """The per-CPU kernel threads of these CPUs that a real-time vCPU must never outrank."""
+    """The kernel threads that serve these CPUs and that a real-time vCPU must never outrank."""
     wanted = {f"{prefix}{cpu}" for prefix in _PER_CPU for cpu in cpus}
     found = []
     for name in fs.listdir("/proc"):
         comm = fs.read_or(f"/proc/{name}/comm", "").strip() if name.isdigit() else ""
-        if comm in wanted:
-            policy, priority = control.scheduler(int(name))
-            allowed = control.affinity(int(name))
-            found.append(
-                HostThread(tid=int(name), comm=comm, role="emulator", allowed=allowed, cgroup="/", policy=policy, priority=priority)
-            )
+        if comm in wanted or comm.startswith(_PER_LEAF):
+            with suppress(ProcessLookupError):
+                policy, priority = control.scheduler(int(name))
+                found.append(_kernel_thread(int(name), "worker", (comm, control.affinity(int(name)), "/", policy, priority)))
     return tuple(sorted(found, key=lambda one: one.tid))
 
 

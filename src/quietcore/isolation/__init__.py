@@ -2,6 +2,18 @@
 
 from quietcore.isolation.irqs import irq_steps
 from quietcore.isolation.steps import Isolation, isolate, mechanism_of, refreshed, released
+from quietcore.isolation.targets import partition_cpus
 from quietcore.isolation.verify import ForeignTask, IrqFact, verify
 
-__all__ = ["ForeignTask", "IrqFact", "Isolation", "irq_steps", "isolate", "mechanism_of", "refreshed", "released", "verify"]
+__all__ = [
+    "ForeignTask",
+    "IrqFact",
+    "Isolation",
+    "irq_steps",
+    "isolate",
+    "mechanism_of",
+    "partition_cpus",
+    "refreshed",
+    "released",
+    "verify",
+]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from quietcore.isolation.targets import HOUSEKEEPING, Target, targets, vcpu_cpus, vcpu_group
+from quietcore.isolation.targets import HOUSEKEEPING, Target, has_own_cpu, partition_cpus, targets, vcpu_cpus, vcpu_group
 from quietcore.model import (
     CgroupFacts,
     CpuSet,
@@ -88,12 +88,12 @@ def isolate(
     )
 
 
-def released(facts: CgroupFacts, still_owned: CpuSet) -> tuple[Step, ...]:
-    """The steps that give the exclusive lists above a VM that is gone back to the others (`still_owned` of them remain)."""
+def released(facts: CgroupFacts, gone: CpuSet) -> tuple[Step, ...]:
+    """The steps that take `gone` out of the exclusive lists above a VM that ended, from the bottom up; other claims stay."""
     return tuple(
-        SetValue(path=facts.file(level, "cpuset.cpus.exclusive"), value=str(facts.exclusive[level] & still_owned), readback="cpus")
+        SetValue(path=facts.file(level, "cpuset.cpus.exclusive"), value=str(facts.exclusive[level] - gone), readback="cpus")
         for level in reversed(facts.levels)
-        if level in facts.exclusive and not facts.exclusive[level] <= still_owned
+        if level in facts.exclusive and not facts.exclusive[level].isdisjoint(gone)
     )
 
 
@@ -101,38 +101,37 @@ def _partition(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator
     yield from _no_quota(facts)
     if facts.layout == "bare":
         yield from _own_home(census, facts)
-    dedicated = [placement.vcpu for placement in plan.vcpus if placement.pcpu is not None]
+    whole = plan.strategy == "whole"
     for level in facts.levels:
-        wanted = facts.exclusive.get(level, CpuSet()) | plan.dedicated
+        wanted = facts.exclusive.get(level, CpuSet()) | partition_cpus(plan)
         yield SetValue(path=facts.file(level, "cpuset.cpus.exclusive"), value=str(wanted), readback="cpus")
-    if plan.strategy == "whole":
-        yield SetValue(path=facts.file(facts.home, "cpuset.cpus"), value=str(plan.dedicated), readback="cpus")
+    if whole:
+        yield SetValue(path=facts.file(facts.home, "cpuset.cpus"), value=str(partition_cpus(plan)), readback="cpus")
         yield SetValue(path=facts.file(facts.home, "cpuset.cpus.partition"), value="isolated")
     for thread in census.vcpus:
-        group = vcpu_group(facts, thread.vcpu or 0)
+        group, cpus = vcpu_group(facts, thread.vcpu or 0), str(vcpu_cpus(plan, thread.vcpu or 0))
         if facts.layout == "bare":
             yield from _threaded_group(facts, group)
-        if thread.vcpu in dedicated and plan.strategy != "whole":
-            yield SetValue(path=facts.file(group, "cpuset.cpus.exclusive"), value=str(vcpu_cpus(plan, thread.vcpu or 0)), readback="cpus")
+        if has_own_cpu(plan, thread.vcpu) and not whole:
+            yield SetValue(path=facts.file(group, "cpuset.cpus.exclusive"), value=cpus, readback="cpus")
             yield SetValue(path=facts.file(group, "cpuset.cpus.partition"), value="isolated")
         else:
-            yield SetValue(path=facts.file(group, "cpuset.cpus"), value=str(vcpu_cpus(plan, thread.vcpu or 0)), readback="cpus")
-        if facts.weights:
-            yield SetValue(path=facts.file(group, "cpu.weight"), value="1")  # else busy vCPUs eat their emulator's share
-    yield from _rest(plan, facts, whole=plan.strategy == "whole")
+            yield SetValue(path=facts.file(group, "cpuset.cpus"), value=cpus, readback="cpus")
+    yield from _weights(plan, census, facts)
+    yield from _rest(plan, facts, whole=whole)
 
 
 def _rest(plan: Plan, facts: CgroupFacts, *, whole: bool) -> Iterator[Step]:
     """The groups of everything that is no vCPU, under partitions."""
     if facts.layout == "libvirt":
-        yield SetValue(path=facts.file(facts.emulator_group, "cpuset.cpus"), value=str(plan.emulator), readback="cpus")
+        yield SetValue(path=facts.file(facts.emulator_group, "cpuset.cpus"), value=str(_non_vcpu(plan, facts)), readback="cpus")
         for number, group in sorted(facts.io_groups.items()):
             yield SetValue(path=facts.file(group, "cpuset.cpus"), value=str(plan.io.get(number, plan.emulator)), readback="cpus")
     elif whole:
         yield from _threaded_group(facts, f"{facts.home}/{HOUSEKEEPING}")
         yield SetValue(path=facts.file(f"{facts.home}/{HOUSEKEEPING}", "cpuset.cpus"), value=str(plan.emulator), readback="cpus")
     else:
-        yield SetValue(path=facts.file(facts.home, "cpuset.cpus"), value=str(_non_vcpu(plan)), readback="cpus")
+        yield SetValue(path=facts.file(facts.home, "cpuset.cpus"), value=str(_non_vcpu(plan, facts)), readback="cpus")
 
 
 def _threaded(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator[Step]:
@@ -144,9 +143,15 @@ def _threaded(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator[
         for thread in census.vcpus:
             yield from _threaded_group(facts, vcpu_group(facts, thread.vcpu or 0))
     yield from _cpusets(plan, census, facts)
-    if facts.weights and plan.dedicated:
+    yield from _weights(plan, census, facts)
+
+
+def _weights(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator[Step]:
+    """Busy vCPUs eat the share that their emulator has on the pool, unless theirs is small; where they compete with it, it is not."""
+    if facts.weights and plan.strategy != "whole":
         for thread in census.vcpus:
-            yield SetValue(path=facts.file(vcpu_group(facts, thread.vcpu or 0), "cpu.weight"), value="1")
+            if has_own_cpu(plan, thread.vcpu):
+                yield SetValue(path=facts.file(vcpu_group(facts, thread.vcpu or 0), "cpu.weight"), value="1")
 
 
 def _cpuset_v1(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator[Step]:
@@ -178,10 +183,10 @@ def _cpusets(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator[S
 
 def _own_home(census: ThreadCensus, facts: CgroupFacts) -> Iterator[Step]:
     """cgroup v2, bare layout: all threads of a process stay in one subtree, so the whole process gets a group of its own first."""
-    yield SetValue(path=facts.file("", "cgroup.subtree_control"), value="+cpuset +cpu", readback="words")
+    yield _controllers(facts, "")
     for level in facts.levels[:-1]:
         yield MakeGroup(path=f"{facts.mount}{level}")
-        yield SetValue(path=facts.file(level, "cgroup.subtree_control"), value="+cpuset +cpu", readback="words")
+        yield _controllers(facts, level)
     yield MakeGroup(path=f"{facts.mount}{facts.home}")
     if not any(thread.cgroup == facts.home or thread.cgroup.startswith(f"{facts.home}/") for thread in census.threads):
         yield MoveProcess(path=facts.file(facts.home, "cgroup.procs"), group=facts.home, pid=census.pid)
@@ -190,19 +195,24 @@ def _own_home(census: ThreadCensus, facts: CgroupFacts) -> Iterator[Step]:
 def _threaded_group(facts: CgroupFacts, group: str) -> Iterator[Step]:
     yield MakeGroup(path=f"{facts.mount}{group}")
     yield SetValue(path=facts.file(group, "cgroup.type"), value="threaded", readback="words")  # for good: nothing turns it back
-    yield SetValue(path=facts.file(facts.home, "cgroup.subtree_control"), value="+cpuset +cpu", readback="words")
+    yield _controllers(facts, facts.home)
+
+
+def _controllers(facts: CgroupFacts, group: str) -> Step:
+    value = "+cpuset +cpu" if facts.weights else "+cpuset"
+    return SetValue(path=facts.file(group, "cgroup.subtree_control"), value=value, readback="words")
 
 
 def _no_quota(facts: CgroupFacts) -> Iterator[Step]:
-    """A finite quota on the VM's own group would throttle its vCPUs; one further up is the administrator's and an error of verify."""
-    if facts.home in facts.quotas:
-        yield SetValue(path=facts.file(facts.home, "cpu.max"), value="max", readback="prefix")
+    """A finite quota on the VM's own groups would throttle its vCPUs; one further up is the administrator's and an error of verify."""
+    for group in sorted(facts.quotas):
+        if group == facts.home or group.startswith(f"{facts.home}/"):
+            yield SetValue(path=facts.file(group, "cpu.max"), value="max", readback="prefix")
 
 
-def _non_vcpu(plan: Plan, facts: CgroupFacts | None = None) -> CpuSet:
+def _non_vcpu(plan: Plan, facts: CgroupFacts) -> CpuSet:
     """The CPUs of the group that holds all threads without a group of their own."""
-    own_groups = facts is not None and bool(facts.io_groups)
-    return plan.emulator if own_groups else union((plan.emulator, *plan.io.values()))
+    return union((plan.emulator, *(cpus for number, cpus in sorted(plan.io.items()) if number not in facts.io_groups)))
 
 
 def _everything(plan: Plan) -> CpuSet:
@@ -212,7 +222,9 @@ def _everything(plan: Plan) -> CpuSet:
 def _thread_steps(places: tuple[Target, ...], facts: CgroupFacts) -> Iterator[Step]:
     name = "cgroup.threads" if facts.version == 2 else "tasks"
     for place in places:
-        if place.group and place.thread.cgroup != place.group:
+        if place.group and place.thread.kernel:  # across resource domains a task only moves as a process (EOPNOTSUPP else)
+            yield MoveProcess(path=facts.file(place.group, "cgroup.procs"), group=place.group, pid=place.thread.tid)
+        elif place.group and place.thread.cgroup != place.group:
             yield MoveThread(path=facts.file(place.group, name), group=place.group, tid=place.thread.tid)
         yield SetAffinity(tid=place.thread.tid, cpus=place.cpus)
 

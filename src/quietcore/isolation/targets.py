@@ -41,6 +41,16 @@ def other_cpus(plan: Plan, thread: HostThread) -> CpuSet:
     return plan.emulator
 
 
+def has_own_cpu(plan: Plan, vcpu: int | None) -> bool:
+    """Whether this vCPU has a pCPU of its own."""
+    return any(placement.vcpu == vcpu and placement.pcpu is not None for placement in plan.vcpus)
+
+
+def partition_cpus(plan: Plan) -> CpuSet:
+    """What isolated partitions take from the host: the dedicated CPUs or, under `whole`, everything that the VM runs on."""
+    return plan.dedicated | plan.emulator if plan.strategy == "whole" else plan.dedicated
+
+
 def vcpu_group(facts: CgroupFacts, vcpu: int) -> str:
     """The group of one vCPU: libvirt's own, or ours below `home`."""
     return facts.vcpu_groups.get(vcpu, f"{facts.home}/vcpu{vcpu}")
@@ -49,21 +59,26 @@ def vcpu_group(facts: CgroupFacts, vcpu: int) -> str:
 def targets(plan: Plan, census: ThreadCensus, facts: CgroupFacts, mechanism: Mechanism, priority: int) -> tuple[Target, ...]:
     """The place of every thread of the census. `priority` is the SCHED_FIFO priority of real-time vCPUs."""
     realtime = {placement.vcpu for placement in plan.vcpus if placement.realtime}
+    placed = [(thread, other_cpus(plan, thread) if thread.vcpu is None else vcpu_cpus(plan, thread.vcpu)) for thread in census.threads]
     return tuple(
         Target(
             thread=thread,
-            cpus=other_cpus(plan, thread) if thread.vcpu is None else vcpu_cpus(plan, thread.vcpu),
-            group=_group(thread, facts, mechanism, plan),
+            cpus=cpus,
+            group=_group(thread, cpus, facts, mechanism, plan),
             policy="fifo" if thread.vcpu in realtime else None,
             priority=priority if thread.vcpu in realtime else 0,
         )
-        for thread in census.threads
+        for thread, cpus in placed
     )
 
 
-def _group(thread: HostThread, facts: CgroupFacts, mechanism: Mechanism, plan: Plan) -> str:
-    if mechanism == "affinity" or thread.role in {"vhost", "pit"}:
-        return ""  # kernel threads stay where the kernel put them: affinity decides
+def _group(thread: HostThread, cpus: CpuSet, facts: CgroupFacts, mechanism: Mechanism, plan: Plan) -> str:
+    if mechanism == "affinity":
+        return ""
+    if thread.kernel and (mechanism != "partition" or cpus.isdisjoint(partition_cpus(plan))):
+        return ""  # kernel threads stay where the kernel put them: affinity decides; a partition's CPUs are only reached from inside it
+    if thread.role == "pit":
+        return vcpu_group(facts, 0)
     if thread.vcpu is not None:
         return vcpu_group(facts, thread.vcpu)
     if facts.layout == "libvirt":

@@ -21,7 +21,8 @@ class CgroupFacts:
     everything (`cgroup_controllers = []`, a launcher pod), `none` where no cpuset can be written.
     `home` is the group that holds all threads of the VM: libvirt's, or the one that we make in the bare layout.
     `partitions` is what a probe in scratch groups found; `why_not` is the sentence where it found that they do not work.
-    `exclusive` holds cpuset.cpus.exclusive of `home` and every group above it; `quotas` the finite CPU quotas of these.
+    `exclusive` holds cpuset.cpus.exclusive of `home` and every group above it; `quotas` the finite CPU quotas of these and of
+    the vCPUs' groups. `weights` says whether the cpu controller reaches the vCPUs' groups.
     """
 
     version: Literal[1, 2]

@@ -17,6 +17,7 @@ class HostThread:
     """One thread. `cgroup` is its path in the hierarchy that carries cpuset ("/" is the root of that hierarchy).
 
     `vcpu` and `iothread` are set from QEMU's own answer, never from `comm`, which changes after the thread exists.
+    `kernel` marks a task of the kernel's own that works for the VM from outside QEMU's process.
     """
 
     tid: int
@@ -28,6 +29,7 @@ class HostThread:
     priority: int = 0
     vcpu: int | None = None
     iothread: int | None = None
+    kernel: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
