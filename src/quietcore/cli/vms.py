@@ -207,7 +207,7 @@ def console(app: App, name: str, namespace: str) -> None:
 
     view = _view(app, name, namespace)
     app.say(f"connected to {view.entry.vm}; Ctrl-] leaves")
-    attach(LibvirtHypervisor(app.config.uri).open_console(view.entry.vm.domain))
+    attach(LibvirtHypervisor(app.config.uri).open_console(view.entry.domain))
 
 
 @click.command()

@@ -122,7 +122,8 @@ class Engine:
 
     def observation(self, vm: VmName) -> Observation:
         """The threads and cgroups of a running VM."""
-        return observe(self.world, vm)
+        entry = self.world.books.load().find(vm)
+        return observe(self.world, vm, domain=entry.domain if entry is not None else "")
 
     def verify(self, view: VmView) -> Verification:
         """Read the kernel back and compare it with the plan."""
@@ -134,14 +135,15 @@ class Engine:
                 code="domain-missing",
                 severity="error",
                 kind="domain",
-                id=vm.domain,
+                id=view.entry.domain,
                 expected="a running domain",
                 actual="none",
                 hint="the guest ended or was ended from outside; `quietcore agent --once` acts on its run strategy",
             )
             return Verification(vm=vm, findings=(gone,))
         ledger = self.world.books.load()
-        return Verification(vm=vm, findings=findings_of(self.world, view.entry, view.plan, self.observation(vm), ledger))
+        seen = observe(self.world, vm, domain=view.entry.domain)
+        return Verification(vm=vm, findings=findings_of(self.world, view.entry, view.plan, seen, ledger))
 
     def _first(self, machine: Machine, ledger: Ledger, wanted: Entry) -> Outcome:
         stranger = self.world.hypervisor.find(wanted.vm.domain)
@@ -189,7 +191,7 @@ class Engine:
 
     def _view(self, entry: Entry, domains: Mapping[str, DomainView], machine: Machine, ledger: Ledger) -> VmView:
         plan = current_plan(self.world, machine, ledger, entry.plan) if entry.plan is not None else None
-        return VmView(entry=entry, domain=domains.get(entry.vm.domain), plan=plan)
+        return VmView(entry=entry, domain=domains.get(entry.domain), plan=plan)
 
 
 def _starts(spec: VmSpec) -> bool:

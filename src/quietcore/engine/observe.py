@@ -19,21 +19,21 @@ class Observation:
     facts: CgroupFacts
 
 
-def observe(world: World, vm: VmName, *, probe_cpu: int | None = None) -> Observation:
-    """Look at a running VM. `probe_cpu` asks for the probe of isolated partitions, on a CPU that is about to be dedicated.
+def observe(world: World, vm: VmName, *, domain: str = "", probe_cpu: int | None = None) -> Observation:
+    """Look at a running VM; `domain` is an adopted VM's, which has a name of its own.
 
+    `probe_cpu` asks for the probe of isolated partitions, on a CPU that is about to be dedicated.
     Raises OperationFailed when the VM ends while we look.
     """
-    answer = world.hypervisor.threads(vm.domain)
+    domain = domain or vm.domain
+    answer = world.hypervisor.threads(domain)
     tree = cgroups.hierarchy(world.fs)
     try:
         pid = threads.process_of(world.fs, next(iter(answer.vcpus)))
         census = threads.census(world.fs, world.control, pid, vcpus=answer.vcpus, iothreads=answer.iothreads, version=tree.version)
     except (OSError, StopIteration) as err:
-        raise OperationFailed(
-            f"{vm}: QEMU ended while its threads were counted", hint=f"see /var/log/libvirt/qemu/{vm.domain}.log"
-        ) from err
-    groups = cgroups.groups_of(world.fs, tree, census, vm.domain)
+        raise OperationFailed(f"{vm}: QEMU ended while its threads were counted", hint=f"see /var/log/libvirt/qemu/{domain}.log") from err
+    groups = cgroups.groups_of(world.fs, tree, census, domain)
     probe = cgroups.Probe(works=False)
     if probe_cpu is not None and groups.layout != "none":
         probe = cgroups.probe_partitions(world.fs, tree, probe_cpu)

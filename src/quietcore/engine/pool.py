@@ -31,14 +31,15 @@ def follow_pool(world: World, machine: Machine, ledger: Ledger) -> None:
     """Move whatever stands on the shared pool, of every running VM, to the pool of this ledger."""
     running = {view.name for view in world.hypervisor.domains()}
     for entry in ledger.entries:
-        if entry.plan is not None and entry.phase == "running" and entry.vm.domain in running:
+        if entry.plan is not None and entry.phase == "running" and entry.domain in running:
             settle(world, entry, current_plan(world, machine, ledger, entry.plan))
 
 
 def interrupts_away(world: World, ledger: Ledger) -> Ledger:
     """Keep movable interrupts off the CPUs of isolated partitions; gives the ledger with where they were first, saved before any write."""
     seen = irqs.irqs(world.fs)
-    owned = union(entry.plan.dedicated for entry in ledger.entries if _is_partition(entry) and entry.plan is not None)
+    plans = [plan for entry in ledger.entries if _is_partition(entry) for plan in (entry.plan, entry.moving) if plan is not None]
+    owned = union(plan.dedicated for plan in plans)
     known = {irq: text for irq, text in ledger.irqs.items() if any(one.irq == irq for one in seen)}
     touched = {one.irq: str(one.allowed) for one in seen if not one.allowed.isdisjoint(owned) and one.irq not in known}
     ledger = replace(ledger, irqs=MappingProxyType(dict(sorted((known | touched).items()))))

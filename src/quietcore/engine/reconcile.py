@@ -37,7 +37,7 @@ def recover(world: World, machine: Machine, ledger: Ledger) -> Ledger:
     cgroups.sweep_probe(world.fs, cgroups.hierarchy(world.fs))
     changed = False
     for entry in ledger.entries:
-        view = world.hypervisor.find(entry.vm.domain) if entry.phase != "stopped" else None
+        view = world.hypervisor.find(entry.domain) if entry.phase != "stopped" else None
         match entry.phase:
             case "stopped":
                 continue
@@ -104,7 +104,7 @@ def _is_sound(world: World, machine: Machine, ledger: Ledger, entry: Entry) -> b
     if entry.plan is None:
         return False
     plan = current_plan(world, machine, ledger, entry.plan)
-    findings = findings_of(world, entry, plan, observe(world, entry.vm), ledger)
+    findings = findings_of(world, entry, plan, observe(world, entry.vm, domain=entry.domain), ledger)
     return not any(finding.severity == "error" for finding in findings)
 
 

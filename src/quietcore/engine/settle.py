@@ -43,7 +43,7 @@ def settle(world: World, entry: Entry, plan: Plan, seen: Observation | None = No
     total = 0
     for _ in range(_ROUNDS):
         done = 0
-        for step in _isolation(world, entry, plan, seen or observe(world, entry.vm)).steps:
+        for step in _isolation(world, entry, plan, seen or observe(world, entry.vm, domain=entry.domain)).steps:
             applied = applier.apply(step)
             if applied is not None:
                 done += 1

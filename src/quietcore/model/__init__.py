@@ -14,7 +14,7 @@ from quietcore.model.cgroups import (
 from quietcore.model.cluster import ClusterConfig
 from quietcore.model.cpuset import CpuSet, union
 from quietcore.model.domain import DomainDisk, DomainFacts, VcpuSched
-from quietcore.model.ledger import Entry, Ledger, Phase
+from quietcore.model.ledger import Adoption, Entry, Ledger, Phase
 from quietcore.model.machine import LogicalCpu, Machine, NumaNode
 from quietcore.model.options import Compat, CpuPolicyOptions, Options, TopologyPolicy, TopologyScope
 from quietcore.model.plan import (
@@ -60,6 +60,7 @@ from quietcore.model.threads import Finding, HostThread, Mechanism, Policy, Role
 __all__ = [
     "COMPUTE",
     "PLACEHOLDER",
+    "Adoption",
     "Applied",
     "Assignment",
     "Bus",

@@ -11,9 +11,29 @@ from quietcore.model.cgroups import SetScheduler
 from quietcore.model.cpuset import CpuSet, union
 from quietcore.model.plan import Plan
 from quietcore.model.spec import VmName, VmSpec
-from quietcore.model.threads import Mechanism
+from quietcore.model.threads import HostThread, Mechanism
 
 Phase: TypeAlias = Literal["creating", "running", "stopped", "deleting"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adoption:
+    """A running libvirt domain that is not ours, and what stood on the host before it got CPUs of its own.
+
+    `pid` and `started` (the kernel's start time of that process) tell it from a later run of the same domain. `threads` are
+    its threads as they were; `files` the kernel files that we write, with their text; `made` the groups that did not exist.
+    `vcpu_pins`, `io_pins` and `emulator_pin` are libvirt's own books; a pin that they did not hold is absent.
+    """
+
+    domain: str
+    pid: int
+    started: str
+    threads: tuple[HostThread, ...] = ()
+    files: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    made: tuple[str, ...] = ()
+    vcpu_pins: Mapping[int, CpuSet] = field(default_factory=lambda: MappingProxyType({}))
+    io_pins: Mapping[int, CpuSet] = field(default_factory=lambda: MappingProxyType({}))
+    emulator_pin: CpuSet | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +46,8 @@ class Entry:
     `known` says that the VM was in the books before this start, so that undoing the start leaves it there, stopped.
     `mechanism`, `limits` and `cgroup_home` are what isolation chose when the VM started.
     `directory` holds the files that belong to the VM and go with it. `restore` gives per-CPU kernel threads back what they had.
+    `moving` is the other placement that the VM owns while its vCPUs move: a command that finds it brings the VM to `plan` and
+    gives the rest back. `adopted` marks a domain that is not ours: it is never ended by us, and its entry goes when it ends.
     """
 
     spec: VmSpec
@@ -41,11 +63,23 @@ class Entry:
     cgroup_home: str = ""
     directory: str = ""
     restore: tuple[SetScheduler, ...] = ()
+    moving: Plan | None = None
+    adopted: Adoption | None = None
 
     @property
     def vm(self) -> VmName:
         """The VM's name."""
         return self.spec.vm
+
+    @property
+    def domain(self) -> str:
+        """The name of its libvirt domain."""
+        return self.adopted.domain if self.adopted is not None else self.vm.domain
+
+    @property
+    def owned(self) -> CpuSet:
+        """Every CPU that the VM owns, while it moves also those of the other placement."""
+        return union(plan.exclusive for plan in (self.plan, self.moving) if plan is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +99,10 @@ class Ledger:
         if names != sorted(set(names)):
             raise ValueError("the ledger's VMs are not listed once each in order")
         taken = CpuSet()
-        for plan in self.plans:
-            if not plan.exclusive.isdisjoint(taken):
-                raise ValueError(f"CPUs {plan.exclusive & taken} of {plan.vm} have a second owner")
-            taken |= plan.exclusive
+        for entry in self.entries:
+            if not entry.owned.isdisjoint(taken):
+                raise ValueError(f"CPUs {entry.owned & taken} of {entry.vm} have a second owner")
+            taken |= entry.owned
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -78,7 +112,7 @@ class Ledger:
     @property
     def owned(self) -> CpuSet:
         """Every CPU that has an exclusive owner."""
-        return union(plan.exclusive for plan in self.plans)
+        return union(entry.owned for entry in self.entries)
 
     def find(self, vm: VmName) -> Entry | None:
         """The entry of a VM, or None."""
@@ -86,7 +120,7 @@ class Ledger:
 
     def owner(self, cpu: int) -> Plan | None:
         """The placement that owns this CPU, or None."""
-        return next((plan for plan in self.plans if cpu in plan.exclusive), None)
+        return next((entry.plan or entry.moving for entry in self.entries if cpu in entry.owned), None)
 
     def with_entry(self, entry: Entry) -> Ledger:
         """This ledger with one entry added or replaced."""

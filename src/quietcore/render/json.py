@@ -133,7 +133,7 @@ def _description(description: Description) -> Fields:
         "strategy": plan.strategy if plan else entry.spec.strategy,
         "mechanism": entry.mechanism if plan else None,
         "limits": list(entry.limits) if plan else [],
-        "domain": entry.vm.domain,
+        "domain": entry.domain,
         "pid": census.pid if census else None,
         "dedicated": cpu_set(plan.dedicated if plan else CpuSet()),
         "housekeeping": cpu_set(plan.emulator if plan else CpuSet()),

@@ -83,7 +83,7 @@ def describe_text(description: Description) -> str:
         ("Strategy", strategy),
         ("Mechanism", entry.mechanism if plan else ""),
         ("Limits", "; ".join(entry.limits) if plan else ""),
-        ("Domain", entry.vm.domain),
+        ("Domain", entry.domain),
         ("QEMU process", str(census.pid) if census else ""),
         ("Dedicated CPUs", str(plan.dedicated) if plan else ""),
         ("Other threads", str(plan.emulator) if plan else ""),
@@ -118,7 +118,7 @@ def _vm_row(vm: Description, *, wide: bool, all_namespaces: bool) -> tuple[str, 
         return cells
     nodes = CpuSet.from_iterable(vcpu.node for vcpu in plan.vcpus if vcpu.node is not None) if plan else CpuSet()
     other = str(plan.emulator) if plan else ""
-    return (*cells, other, str(nodes), size(entry.spec.memory.guest_bytes), entry.mechanism if plan else "", entry.vm.domain)
+    return (*cells, other, str(nodes), size(entry.spec.memory.guest_bytes), entry.mechanism if plan else "", entry.domain)
 
 
 def _finding_row(finding: Finding) -> tuple[str, ...]:
