@@ -31,6 +31,7 @@ _COMMANDS: Final = {
     "machine": "quietcore.cli.planning:machine",
     "image": "quietcore.cli.images:image",
     "ledger": "quietcore.cli.host:ledger",
+    "kubelet": "quietcore.cli.kubelet:kubelet",
     "agent": "quietcore.cli.host:agent",
     "completion": "quietcore.cli.host:completion",
     "version": "quietcore.cli.host:version",

@@ -10,6 +10,7 @@ import click
 import yaml
 
 from quietcore.cli.context import App
+from quietcore.cli.kubelet import state_option, without_taken
 from quietcore.cli.options import files_option, output_option, print_value, read_documents
 from quietcore.engine.identity import strategy_of, uuid_of
 from quietcore.errors import ExitCode, InputError, PermissionProblem, Problem
@@ -86,16 +87,18 @@ def _exit_code(answers: tuple[Plan | Refusal, ...]) -> int:
 @click.command()
 @files_option
 @machine_option
+@state_option
 @click.option("--explain", is_flag=True, help="Say for each CPU which rule took it.")
 @output_option("table", "json", "yaml", "svg")
 @click.pass_obj
-def plan(app: App, files: tuple[str, ...], machine_text: str | None, output: str, *, explain: bool) -> int:
+def plan(app: App, files: tuple[str, ...], machine_text: str | None, state_file: str | None, output: str, *, explain: bool) -> int:
     """Say where VMs would go, or why they do not fit and what would; on this host or on any machine.
 
     Example: quietcore plan -f a.yaml -f b.yaml --machine sockets=2,nodes=4,cores=32,threads=2,mem=512Gi --explain
     """
     documents = read_documents(files, app.say)
     machine, books = chosen_machine(app, machine_text)
+    machine = without_taken(machine, state_file)
     answers = _fill(app, documents, machine, books)
     placed = tuple(answer for answer in answers if isinstance(answer, Plan))
     picture = HostMap(machine=machine, plans=(*books.plans, *placed), reserved=reserved_cpus(machine, app.config.options))
