@@ -190,12 +190,12 @@ def _own_home(census: ThreadCensus, facts: CgroupFacts) -> Iterator[Step]:
     yield MakeGroup(path=f"{facts.mount}{facts.home}")
     if not any(thread.cgroup == facts.home or thread.cgroup.startswith(f"{facts.home}/") for thread in census.threads):
         yield MoveProcess(path=facts.file(facts.home, "cgroup.procs"), group=facts.home, pid=census.pid)
+    yield _controllers(facts, facts.home)
 
 
 def _threaded_group(facts: CgroupFacts, group: str) -> Iterator[Step]:
     yield MakeGroup(path=f"{facts.mount}{group}")
     yield SetValue(path=facts.file(group, "cgroup.type"), value="threaded", readback="words")  # for good: nothing turns it back
-    yield _controllers(facts, facts.home)
 
 
 def _controllers(facts: CgroupFacts, group: str) -> Step:

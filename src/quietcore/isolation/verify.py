@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from quietcore.isolation.targets import Target, targets, vcpu_group
 from quietcore.model import CgroupFacts, CpuSet, Finding, Mechanism, Plan, ThreadCensus
@@ -46,7 +47,7 @@ def verify(
     """
     findings = (
         *_missing(plan, census),
-        *(finding for place in targets(plan, census, facts, mechanism, priority) for finding in _thread(place, plan, facts)),
+        *(finding for place in targets(plan, census, facts, mechanism, priority) for finding in _thread(place, plan)),
         *_partitions(plan, census, facts, mechanism),
         *_quotas(plan, facts),
         *_foreign(plan, mechanism, foreign),
@@ -81,7 +82,7 @@ def _missing(plan: Plan, census: ThreadCensus) -> Iterator[Finding]:
         )
 
 
-def _thread(place: Target, plan: Plan, facts: CgroupFacts) -> Iterator[Finding]:
+def _thread(place: Target, plan: Plan) -> Iterator[Finding]:
     thread = place.thread
     subject = f"{thread.tid} ({thread.comm})"
     is_vcpu = thread.vcpu is not None
@@ -93,7 +94,7 @@ def _thread(place: Target, plan: Plan, facts: CgroupFacts) -> Iterator[Finding]:
             id=subject,
             expected=place.group,
             actual=thread.cgroup,
-            hint=f"moved by someone else; `quietcore apply` of the same manifest puts it back ({facts.file(place.group, '')})",
+            hint="moved by someone else; `quietcore apply` of the same manifest puts it back",
         )
     if is_vcpu and thread.allowed != place.cpus:
         yield Finding(
@@ -173,37 +174,53 @@ def _quotas(plan: Plan, facts: CgroupFacts) -> Iterator[Finding]:
 
 
 def _foreign(plan: Plan, mechanism: Mechanism, foreign: tuple[ForeignTask, ...]) -> Iterator[Finding]:
-    for cpu in plan.dedicated:
-        guests = [task for task in foreign if cpu in task.allowed]
-        if not guests:
-            continue
-        names = sorted({task.comm for task in guests})
+    guests = {cpu: tuple(task for task in foreign if cpu in task.allowed) for cpu in plan.dedicated}
+    for cpus, tasks in _alike(guests):
         yield Finding(
             code="foreign-task-allowed",
             severity="error" if mechanism == "partition" else "info",
             kind="cpu",
-            id=str(cpu),
+            id=str(cpus),
             expected="only the VM's own vCPU",
-            actual=f"{len(guests)} other tasks may run here: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}",
-            hint="" if mechanism == "partition" else "this mechanism cannot exclude them; cgroup v2 partitions (Linux 6.11) can",
+            actual=f"{_count(len(tasks), 'other task')} may run here: {_some(sorted({task.comm for task in tasks}))}",
+            hint="find them in /proc/*/status by Cpus_allowed_list"
+            if mechanism == "partition"
+            else "this mechanism cannot exclude them; cgroup v2 partitions (Linux 6.11) can",
         )
 
 
 def _irqs(plan: Plan, mechanism: Mechanism, irqs: tuple[IrqFact, ...]) -> Iterator[Finding]:
-    for cpu in plan.dedicated:
-        here = [irq for irq in irqs if cpu in irq.allowed]
-        for managed, severity in ((False, "error" if mechanism == "partition" else "info"), (True, "info")):
-            some = [irq for irq in here if irq.managed is managed]
-            if some:
-                listed = ", ".join(f"{irq.irq} {irq.name}".strip() for irq in some[:4])
-                yield Finding(
-                    code="irq-allowed",
-                    severity="error" if severity == "error" else "info",
-                    kind="cpu",
-                    id=str(cpu),
-                    expected="no interrupt of a device",
-                    actual=f"{len(some)} may be delivered here: {listed}{', ...' if len(some) > 4 else ''}",
-                    hint="placed by the kernel itself (managed); isolcpus=managed_irq keeps them away"
-                    if managed
-                    else "see /proc/irq/*/smp_affinity_list",
-                )
+    for managed in (False, True):
+        here = {cpu: tuple(irq for irq in irqs if irq.managed is managed and cpu in irq.allowed) for cpu in plan.dedicated}
+        for cpus, some in _alike(here):
+            yield Finding(
+                code="irq-allowed",
+                severity="error" if mechanism == "partition" and not managed else "info",
+                kind="cpu",
+                id=str(cpus),
+                expected="no interrupt of a device",
+                actual=f"{_count(len(some), 'interrupt')} may be delivered here: {_some([f'{irq.irq} {irq.name}' for irq in some])}",
+                hint="placed by the kernel itself (managed); isolcpus=managed_irq keeps them away"
+                if managed
+                else "see /proc/irq/*/smp_affinity_list",
+            )
+
+
+_Fact = TypeVar("_Fact")
+
+
+def _alike(facts: Mapping[int, tuple[_Fact, ...]]) -> Iterator[tuple[CpuSet, tuple[_Fact, ...]]]:
+    """The CPUs about which the same is to be said, together: a VM has many of them. CPUs with nothing to say are left out."""
+    alike: dict[tuple[_Fact, ...], CpuSet] = {}
+    for cpu, some in facts.items():
+        if some:
+            alike[some] = alike.get(some, CpuSet()) | CpuSet.of(cpu)
+    yield from ((cpus, some) for some, cpus in alike.items())
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
