@@ -7,6 +7,7 @@ at the caller and not at some later flush; a write() that succeeded still proves
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 
@@ -18,6 +19,7 @@ class HostFs:
 
     def __init__(self, root: Path = Path("/")) -> None:
         self.root = root
+        self._prefix = str(root).rstrip("/")  # text, because joining paths costs as much as a small read
 
     def path(self, path: str) -> Path:
         """Where a host path really is."""
@@ -25,7 +27,7 @@ class HostFs:
 
     def read(self, path: str) -> str:
         """The whole text of a file; bytes that are no UTF-8 are replaced."""
-        descriptor = os.open(self.path(path), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(f"{self._prefix}{path}", os.O_RDONLY | os.O_CLOEXEC)
         try:
             chunks = []
             while chunk := os.read(descriptor, 1 << 18):
@@ -44,7 +46,7 @@ class HostFs:
     def write(self, path: str, text: str) -> None:
         """Give the kernel one text in one write(). The file must exist."""
         payload = text.encode()
-        descriptor = os.open(self.path(path), os.O_WRONLY | os.O_CLOEXEC)
+        descriptor = os.open(f"{self._prefix}{path}", os.O_WRONLY | os.O_CLOEXEC)
         try:
             written = os.write(descriptor, payload)
         finally:
@@ -58,7 +60,10 @@ class HostFs:
 
     def is_dir(self, path: str) -> bool:
         """Whether a directory is there."""
-        return self.path(path).is_dir()
+        try:
+            return stat.S_ISDIR(os.stat(f"{self._prefix}{path}").st_mode)  # noqa: PTH116  # asked for every group: see _prefix
+        except OSError:
+            return False
 
     def listdir(self, path: str) -> list[str]:
         """The names in a directory, sorted."""
