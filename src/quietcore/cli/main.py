@@ -29,6 +29,7 @@ _COMMANDS: Final = {
     "domain": "quietcore.cli.planning:domain",
     "topology": "quietcore.cli.planning:topology",
     "machine": "quietcore.cli.planning:machine",
+    "import": "quietcore.cli.importing:import_",
     "image": "quietcore.cli.images:image",
     "ledger": "quietcore.cli.host:ledger",
     "kubelet": "quietcore.cli.kubelet:kubelet",
