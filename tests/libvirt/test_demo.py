@@ -33,7 +33,7 @@ def demo(tmp_path_factory):
     """What two demos and a delete printed, split at the steps' titles: title -> lines."""
     need_root()
     need_programs("libvirtd", "virtlogd", "qemu-system-x86_64", "unshare", "apt-get")
-    from tests.libvirt.daemon import folders, machine_cgroups, remove_cgroups
+    from tests.libvirt.daemon import PRIVATE, folders, machine_cgroups, remove_cgroups
 
     root = tmp_path_factory.mktemp("demo")
     for folder in (root, *root.parents[:2]):
@@ -41,7 +41,8 @@ def demo(tmp_path_factory):
     before = machine_cgroups()
     state = root / "quietcore"
     state.mkdir()
-    own = "mount -t tmpfs -o mode=755 run /run\n" + folders(root)
+    folders(root)
+    own = "mount -t tmpfs -o mode=755 run /run\n" + PRIVATE.format(root=root)
     own += "chown libvirt-qemu:kvm /var/lib/libvirt/qemu /var/cache/libvirt/qemu\n"
     if Path("/etc/quietcore").is_dir():
         own += "mount -t tmpfs none /etc/quietcore\n"

@@ -222,7 +222,10 @@ def test_without_root_nothing_is_touched_and_the_advice_is_given(tmp_path):
         if path.owner() == "root" and path.name.startswith("pytest"):
             path.chmod(0o755)
     program = f"run_cli(['run', '-f', {str(manifest)!r}])"
-    code = f"import os, sys; os.setresuid(65534, 65534, 65534); from quietcore.cli.main import run_cli; sys.exit({program})"
+    modules = "one.name for one in pkgutil.walk_packages(quietcore.__path__, 'quietcore.') if '__main__' not in one.name"
+    everything = f"[importlib.import_module(name) for name in ({modules})]"
+    loaded = f"import importlib, os, pkgutil, sys, quietcore; {everything}; from quietcore.cli.main import run_cli"
+    code = f"{loaded}; os.setresuid(65534, 65534, 65534); sys.exit({program})"  # the clone may lie where only root can read
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 4, done.stderr
     assert "sudo" in done.stderr

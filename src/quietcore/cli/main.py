@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Final
 
 import click
@@ -135,7 +136,7 @@ def _usage_hint(error: click.ClickException) -> str:
 
 
 def _wants_json(arguments: list[str]) -> bool:
-    pairs = list(zip(arguments, [*arguments[1:], ""], strict=True))
+    pairs = list(pairwise([*arguments, ""]))
     checks: tuple[Callable[[tuple[str, str]], bool], ...] = (
         lambda pair: pair[0] in {"-o", "--output"} and pair[1] == "json",
         lambda pair: pair[0] in {"-ojson", "--output=json"},
