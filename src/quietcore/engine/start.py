@@ -85,7 +85,7 @@ def start(world: World, machine: Machine, ledger: Ledger, wanted: Entry) -> tupl
         ledger = ledger.with_entry(entry)
         world.books.save(ledger)
         moved = settle(world, entry, plan, seen, undo)
-        story.tell("moved", f"{plan.dedicated or 'no'} dedicated CPUs by {entry.mechanism}, {moved} writes, each read back")
+        story.tell("moved", _moved(plan, entry, moved))
         if entry.mechanism == "partition":
             undo.push("the interrupts", lambda: interrupts_back(world, before))
             ledger = interrupts_away(world, ledger)
@@ -124,3 +124,9 @@ def _placed(plan: Plan) -> str:
     if not plan.dedicated:
         return f"shared pool {plan.shared}"
     return f"vCPUs on {plan.dedicated}, other threads on {plan.emulator} ({plan.strategy})"
+
+
+def _moved(plan: Plan, entry: Entry, writes: int) -> str:
+    where = f"vCPUs on {plan.dedicated}" if plan.dedicated else "all threads on the shared pool"
+    how = f"{writes} writes, each read back" if writes else "libvirt had put every thread there; nothing to write"
+    return f"{where} by {entry.mechanism}: {how}"
