@@ -47,6 +47,11 @@ class Problem:
     hint: str = ""
     ours: bool = False
 
+    @property
+    def marked(self) -> str:
+        """The problem as a line of text that also says whether the rule is ours."""
+        return f"{self} [a rule of quietcore, not of KubeVirt]" if self.ours else str(self)
+
     def __str__(self) -> str:
         place = ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
         return ": ".join(part for part in (place, self.field, self.message) if part) + (f" ({self.hint})" if self.hint else "")

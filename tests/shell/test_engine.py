@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 
 from quietcore.errors import InputError
-from quietcore.model import CpuSpec, GuestTopology, MemorySpec, Realtime, VmName, VmSpec
+from quietcore.model import ClusterConfig, CpuSpec, GuestTopology, MemorySpec, Realtime, VmName, VmSpec
 from tests.shell.fake_host import FakeHost
 
 KINDS = {
@@ -149,6 +150,18 @@ def test_a_guest_that_powered_off_frees_its_cpus_and_only_always_comes_back(host
         host.hypervisor.end(name)
     assert [str(one.vm) for one in engine.reconcile()] == ["default/always"]
     assert engine.world.books.load().owned == engine.view(VmName(name="always")).plan.exclusive
+
+
+def test_a_later_start_still_follows_the_kubevirt_configuration_of_the_manifest(host):
+    """With a hundred times KubeVirt's overhead the pod asks for more memory than this host has."""
+    engine = host.program()
+    halted = spec(kind="VirtualMachine", run_strategy="Halted")
+    heavy = ClusterConfig(guest_overhead_ratio=Fraction(1000))
+    engine.apply(halted, "halted", heavy)
+    assert engine.world.books.load().entries[0].cluster == heavy
+    started = engine.apply(replace(halted, run_strategy="Always"), "always", heavy)
+    assert (started.result, "memory" in started.refusal.reasons[0].constraint) == ("refused", True)
+    assert engine.apply(replace(halted, run_strategy="Always"), "always").result == "started"
 
 
 def test_halted_vms_are_stored_started_and_stopped_by_apply(host):

@@ -25,8 +25,8 @@ _COMMANDS: Final = {
     "diff": "quietcore.cli.vms:diff",
     "verify": "quietcore.cli.vms:verify",
     "plan": "quietcore.cli.planning:plan",
-    "validate": "quietcore.cli.planning:validate",
-    "pod": "quietcore.cli.planning:pod",
+    "validate": "quietcore.cli.checking:validate",
+    "pod": "quietcore.cli.checking:pod",
     "domain": "quietcore.cli.planning:domain",
     "topology": "quietcore.cli.planning:topology",
     "machine": "quietcore.cli.planning:machine",
@@ -116,7 +116,7 @@ def _fail(error: QuietcoreError, *, wants_json: bool) -> int:
     if wants_json:
         print(as_json.dumps(error), end="")  # noqa: T201  # one object on standard output, also on failure
     else:
-        lines = [str(problem) for problem in error.problems]
+        lines = [problem.marked for problem in error.problems]
         if error.problems[0].message != error.message and not isinstance(error, InputError):
             lines.insert(0, error.message)
         print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)  # noqa: T201  # the one place that prints errors

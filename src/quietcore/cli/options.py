@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from quietcore.errors import InputError, Problem
-from quietcore.manifest import Document, SourceText, load
+from quietcore.manifest import Document, Loaded, SourceText, examine
 from quietcore.model import VmName
 from quietcore.render import json as as_json
 from quietcore.render.values import Printable
@@ -40,10 +40,20 @@ def output_option(*formats: str) -> Callable[[_Command], _Command]:
 def read_documents(files: tuple[str, ...], say: Callable[[str], None], namespace: str | None = None) -> tuple[Document, ...]:
     """Read every VM of every file; warnings are told. Raises InputError with all problems of all files."""
     del namespace
-    loaded = load([SourceText(file=name, text=text) for name, text in _texts(files)])
-    for warning in loaded.warnings:
-        say(f"warning: {warning}")
-    return loaded.documents
+    return read_manifests(files, say).documents
+
+
+def read_manifests(files: tuple[str, ...], say: Callable[[str], None]) -> Loaded:
+    """Read every VM of every file and KubeVirt's configuration for them; warnings are told, also beside problems.
+
+    Raises InputError with all problems of all files.
+    """
+    examined = examine([SourceText(file=name, text=text) for name, text in _texts(files)])
+    for warning in examined.loaded.warnings:
+        say(f"warning: {warning.marked}")
+    if examined.problems:
+        raise InputError.of(examined.problems)
+    return examined.loaded
 
 
 def _texts(files: tuple[str, ...]) -> list[tuple[str, str]]:

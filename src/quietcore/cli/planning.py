@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from pathlib import Path
 
 import click
-import yaml
 
 from quietcore.cli.context import App
 from quietcore.cli.kubelet import state_option, without_taken
-from quietcore.cli.options import files_option, output_option, print_value, read_documents
-from quietcore.engine.identity import strategy_of, uuid_of
+from quietcore.cli.options import files_option, output_option, print_value, read_manifests
 from quietcore.errors import ExitCode, InputError, PermissionProblem, Problem
 from quietcore.host.topology import read_machine, record_tree
 from quietcore.machines import dump_recording, dump_yaml, is_spec, load
-from quietcore.manifest import Document
+from quietcore.manifest import Loaded
 from quietcore.model import Entry, Ledger, Machine, Plan, Refusal
 from quietcore.placement import reserved_cpus
 from quietcore.render import plans
@@ -53,19 +50,19 @@ def _described(text: str) -> Machine:
         raise InputError.of((Problem(message=f"cannot be read: {err}", file=text),)) from err
 
 
-def plan_here(app: App, documents: tuple[Document, ...], output: str) -> int:
+def plan_here(app: App, loaded: Loaded, output: str) -> int:
     """What `run --dry-run` prints."""
     machine, books = chosen_machine(app, None)
-    answers = _fill(app, documents, machine, books)
+    answers = _fill(app, loaded, machine, books)
     _print_answers(answers, output, explain=False)
     return _exit_code(answers)
 
 
-def _fill(app: App, documents: tuple[Document, ...], machine: Machine, books: Ledger) -> tuple[Plan | Refusal, ...]:
+def _fill(app: App, loaded: Loaded, machine: Machine, books: Ledger) -> tuple[Plan | Refusal, ...]:
     """Ask for one VM after the other; each that fits takes its CPUs from the next."""
     answers = []
-    for document in documents:
-        answer = app.engine.plan(document.spec, machine, books).answer
+    for document in loaded.documents:
+        answer = app.engine.plan(document.spec, machine, books, loaded.cluster).answer
         answers.append(answer)
         if isinstance(answer, Plan):
             taken = Entry(spec=document.spec, digest="", manifest="", phase="running", plan=answer)
@@ -96,10 +93,10 @@ def plan(app: App, files: tuple[str, ...], machine_text: str | None, state_file:
 
     Example: quietcore plan -f a.yaml -f b.yaml --machine sockets=2,nodes=4,cores=32,threads=2,mem=512Gi --explain
     """
-    documents = read_documents(files, app.say)
+    loaded = read_manifests(files, app.say)
     machine, books = chosen_machine(app, machine_text)
     machine = without_taken(machine, state_file)
-    answers = _fill(app, documents, machine, books)
+    answers = _fill(app, loaded, machine, books)
     placed = tuple(answer for answer in answers if isinstance(answer, Plan))
     picture = HostMap(machine=machine, plans=(*books.plans, *placed), reserved=reserved_cpus(machine, app.config.options))
     if output == "svg":
@@ -113,42 +110,6 @@ def plan(app: App, files: tuple[str, ...], machine_text: str | None, state_file:
 
 @click.command()
 @files_option
-@output_option("table", "json")
-@click.pass_obj
-def validate(app: App, files: tuple[str, ...], output: str) -> None:
-    """Check manifests: every fault at once, with its place in the file.
-
-    Example: quietcore validate -f vm.yaml
-    """
-    documents = read_documents(files, app.say)
-    if output == "json":
-        names = [{"namespace": one.spec.vm.namespace, "name": one.spec.vm.name} for one in documents]
-        click.echo(json.dumps({"apiVersion": "quietcore.io/v1alpha1", "kind": "Validation", "ok": True, "vms": names}, indent=2))
-        return
-    for document in documents:
-        click.echo(f"{document.file}: {document.spec.vm} is valid")
-
-
-@click.command()
-@files_option
-@output_option("yaml", "json")
-@click.pass_obj
-def pod(app: App, files: tuple[str, ...], output: str) -> None:
-    """Print the launcher pod of each VM, as Kubernetes would admit it.
-
-    Example: quietcore pod -f vm.yaml
-    """
-    from quietcore.pod import launcher_pod, manifest  # noqa: PLC0415  # as the other modules' heavy parts
-
-    pods = []
-    for document in read_documents(files, app.say):
-        spec = document.spec
-        pods.append(manifest(launcher_pod(spec, strategy=strategy_of(spec, app.config.strategy), uid=uuid_of(spec))))
-    click.echo(json.dumps(pods, indent=2) if output == "json" else yaml.safe_dump_all(pods, sort_keys=False), nl=output == "json")
-
-
-@click.command()
-@files_option
 @machine_option
 @click.pass_obj
 def domain(app: App, files: tuple[str, ...], machine_text: str | None) -> int:
@@ -158,10 +119,10 @@ def domain(app: App, files: tuple[str, ...], machine_text: str | None) -> int:
     """
     from quietcore.engine.domain_xml import preview  # noqa: PLC0415  # brings lxml, which no other command here needs
 
-    documents = read_documents(files, app.say)
+    loaded = read_manifests(files, app.say)
     machine, books = chosen_machine(app, machine_text)
-    answers = _fill(app, documents, machine, books)
-    for document, answer in zip(documents, answers, strict=True):
+    answers = _fill(app, loaded, machine, books)
+    for document, answer in zip(loaded.documents, answers, strict=True):
         if isinstance(answer, Refusal):
             app.say(plans.plan_text(answer))
         else:

@@ -8,7 +8,16 @@ import time
 import click
 
 from quietcore.cli.context import App
-from quietcore.cli.options import files_option, namespace_option, no_such_vm, output_option, print_value, read_documents, vm_name
+from quietcore.cli.options import (
+    files_option,
+    namespace_option,
+    no_such_vm,
+    output_option,
+    print_value,
+    read_documents,
+    read_manifests,
+    vm_name,
+)
 from quietcore.engine import Outcome, VmView
 from quietcore.errors import ExitCode, InputError, Problem
 from quietcore.manifest import Document
@@ -47,14 +56,14 @@ def _apply(app: App, files: tuple[str, ...], output: str, *, dry_run: bool) -> i
     if not dry_run:
         app.need_root("starting a VM")
     before = time.monotonic()
-    documents = read_documents(files, app.say)
+    loaded = read_manifests(files, app.say)
     if dry_run:
         from quietcore.cli.planning import plan_here  # noqa: PLC0415  # `run` itself does not need it
 
-        return plan_here(app, documents, output)
+        return plan_here(app, loaded, output)
     if not app.quiet:
-        app.say(f"parsed        {_count(documents)}  ({(time.monotonic() - before) * 1000:.0f} ms)")
-    outcomes = [app.engine.apply(document.spec, document.text) for document in documents]
+        app.say(f"parsed        {_count(loaded.documents)}  ({(time.monotonic() - before) * 1000:.0f} ms)")
+    outcomes = [app.engine.apply(document.spec, document.text, loaded.cluster) for document in loaded.documents]
     _print_outcomes(outcomes, output)
     return ExitCode.DOES_NOT_FIT if any(outcome.refusal for outcome in outcomes) else ExitCode.OK
 

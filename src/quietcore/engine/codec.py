@@ -10,6 +10,7 @@ import functools
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
@@ -25,7 +26,7 @@ class DecodeError(ValueError):
 
 def encode(value: object) -> Json:
     """A model value as JSON-able values."""
-    if isinstance(value, CpuSet | Quantity):
+    if isinstance(value, CpuSet | Quantity | Fraction):
         return str(value)
     if is_dataclass(value):
         return {_TAG: type(value).__name__} | {one.name: encode(getattr(value, one.name)) for one in fields(value)}
@@ -62,6 +63,11 @@ def _decode_plain(wanted: Any, data: Json, place: str) -> Any:  # noqa: ANN401  
             return wanted.parse(_expect(str, data, place))
         except ValueError as err:
             raise DecodeError(f"{place}: {err}") from err
+    if wanted is Fraction:
+        try:
+            return Fraction(_expect(str, data, place))
+        except (ValueError, ZeroDivisionError) as err:
+            raise DecodeError(f"{place}: {data!r} is no fraction") from err
     if is_dataclass(wanted):
         return _decode_dataclass(wanted, data, place)
     return _expect(wanted, data, place)

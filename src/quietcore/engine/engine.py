@@ -11,11 +11,11 @@ from quietcore.engine.observe import Observation, findings_of, observe
 from quietcore.engine.pool import current_plan
 from quietcore.engine.reconcile import Restarted, recover, restart, stop
 from quietcore.engine.settle import settle
-from quietcore.engine.start import Decision, decide, start
+from quietcore.engine.start import KUBEVIRT_DEFAULTS, Decision, decide, start
 from quietcore.engine.world import World
 from quietcore.errors import InputError, Problem
 from quietcore.host.topology import read_machine
-from quietcore.model import Entry, Finding, Ledger, Machine, Plan, Refusal, VmName, VmSpec
+from quietcore.model import ClusterConfig, Entry, Finding, Ledger, Machine, Plan, Refusal, VmName, VmSpec
 from quietcore.render.values import Verification
 from quietcore.virt.hypervisor import DomainView
 
@@ -62,14 +62,17 @@ class Engine:
         """The host as it is now. CPUs inside our own partitions are hidden from everybody, yet ours to give."""
         return read_machine(self.world.fs, owned=ledger.owned)
 
-    def apply(self, spec: VmSpec, text: str) -> Outcome:
-        """Make one VM be as its manifest says. The same manifest again changes nothing, or repairs what drifted."""
+    def apply(self, spec: VmSpec, text: str, cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> Outcome:
+        """Make one VM be as its manifest says. The same manifest again changes nothing, or repairs what drifted.
+
+        `cluster` is the KubeVirt configuration that came with the manifest; a VM that runs meets a new one at its next start.
+        """
         with self.world.books.locked():
             ledger = self.world.books.load()
             machine = self.machine(ledger)
             ledger = recover(self.world, machine, ledger)
             entry = ledger.find(spec.vm)
-            wanted = Entry(spec=spec, digest=_digest(text), manifest=text, phase="stopped")
+            wanted = Entry(spec=spec, digest=_digest(text), manifest=text, phase="stopped", cluster=cluster)
             if entry is None:
                 return self._first(machine, ledger, wanted)
             if entry.phase == "running":
@@ -103,9 +106,9 @@ class Engine:
                     settle(self.world, entry, current_plan(self.world, machine, ledger, entry.plan))
             return restart(self.world, machine, ledger)[1]
 
-    def plan(self, spec: VmSpec, machine: Machine, ledger: Ledger) -> Decision:
+    def plan(self, spec: VmSpec, machine: Machine, ledger: Ledger, cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> Decision:
         """Where a VM would go. Needs neither rights nor libvirt."""
-        return decide(spec, machine, ledger, self.world)
+        return decide(spec, machine, ledger, self.world, cluster)
 
     def views(self) -> tuple[VmView, ...]:
         """Every VM of the books beside what libvirt says, without the lock."""
@@ -179,7 +182,8 @@ class Engine:
             )
         if entry.plan is None:
             raise AssertionError(f"{entry.vm} runs without a plan")
-        self.world.books.save(ledger.with_entry(replace(entry, spec=wanted.spec, digest=wanted.digest, manifest=wanted.manifest)))
+        told = replace(entry, spec=wanted.spec, digest=wanted.digest, manifest=wanted.manifest, cluster=wanted.cluster)
+        self.world.books.save(ledger.with_entry(told))
         writes = settle(self.world, entry, current_plan(self.world, machine, ledger, entry.plan))
         return Outcome(vm=wanted.vm, result="repaired" if writes else "unchanged", plan=entry.plan)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from quietcore import images, pod
 from quietcore.engine.domain_xml import real
@@ -14,8 +15,10 @@ from quietcore.engine.teardown import tear_down
 from quietcore.engine.undo import UndoStack
 from quietcore.engine.world import Event, World
 from quietcore.errors import InputError, OperationFailed
-from quietcore.model import Entry, LauncherPod, Ledger, Machine, Plan, Refusal, VmName, VmSpec
+from quietcore.model import ClusterConfig, Entry, LauncherPod, Ledger, Machine, Plan, Refusal, VmName, VmSpec
 from quietcore.placement import admit
+
+KUBEVIRT_DEFAULTS: Final = ClusterConfig()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +29,10 @@ class Decision:
     answer: Plan | Refusal
 
 
-def decide(spec: VmSpec, machine: Machine, ledger: Ledger, world: World) -> Decision:
-    """Ask the managers for a place. Changes nothing."""
-    launcher = pod.launcher_pod(spec, strategy=strategy_of(spec, world.config.strategy), uid=uuid_of(spec))
+def decide(spec: VmSpec, machine: Machine, ledger: Ledger, world: World, cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> Decision:
+    """Ask the managers for a place. `cluster` is KubeVirt's configuration, on which the pod's requests depend. Changes nothing."""
+    strategy = strategy_of(spec, world.config.strategy)
+    launcher = pod.launcher_pod(spec, strategy=strategy, uid=uuid_of(spec), cluster=pod.Cluster.of(cluster))
     return Decision(pod=launcher, answer=admit(launcher, machine, ledger, world.config.options))
 
 
@@ -44,7 +48,7 @@ def start(world: World, machine: Machine, ledger: Ledger, wanted: Entry) -> tupl
     absent = images.missing(wanted.spec, world.store)
     if absent:
         raise InputError.of(absent)
-    decision = decide(wanted.spec, machine, ledger, world)
+    decision = decide(wanted.spec, machine, ledger, world, wanted.cluster)
     if isinstance(decision.answer, Refusal):
         return decision.answer
     plan = decision.answer

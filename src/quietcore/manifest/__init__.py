@@ -2,17 +2,19 @@
 
 from quietcore.manifest.admission import admission_review
 from quietcore.manifest.compatibility import FieldSupport, compatibility
-from quietcore.manifest.documents import Document, Loaded, SourceText, load, problems_and_warnings, validate
+from quietcore.manifest.documents import Document, Examined, Loaded, SourceText, examine, load, problems_and_warnings, validate
 from quietcore.model.cluster import ClusterConfig
 
 __all__ = [
     "ClusterConfig",
     "Document",
+    "Examined",
     "FieldSupport",
     "Loaded",
     "SourceText",
     "admission_review",
     "compatibility",
+    "examine",
     "load",
     "problems_and_warnings",
     "validate",

@@ -63,16 +63,31 @@ class Loaded:
     cluster: ClusterConfig = KUBEVIRT_DEFAULTS
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """The VMs of the input that have no fault, and everything that `load` would refuse the whole input for."""
+
+    loaded: Loaded
+    problems: tuple[Problem, ...]
+
+
+def examine(sources: Sequence[SourceText], cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> Examined:
+    """Read the input and tell faults and warnings side by side. Raises nothing."""
+    loading = _Loading(sources, cluster)
+    loaded = Loaded(documents=tuple(loading.documents), warnings=tuple(loading.warnings), cluster=loading.cluster)
+    return Examined(loaded=loaded, problems=_capped(loading.problems))
+
+
 def load(sources: Sequence[SourceText], cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> Loaded:
     """Read every VM of the input, with KubeVirt's defaults and rules.
 
     A KubeVirt object in the input replaces `cluster`; instancetypes and preferences are looked up in the same input. Raises
     InputError with every problem of every document at once.
     """
-    loading = _Loading(sources, cluster)
-    if loading.problems:
-        raise InputError.of(_capped(loading.problems))
-    return Loaded(documents=tuple(loading.documents), warnings=tuple(loading.warnings), cluster=loading.cluster)
+    examined = examine(sources, cluster)
+    if examined.problems:
+        raise InputError.of(examined.problems)
+    return examined.loaded
 
 
 def validate(sources: Sequence[SourceText], cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> tuple[Problem, ...]:
@@ -84,8 +99,8 @@ def problems_and_warnings(
     sources: Sequence[SourceText], cluster: ClusterConfig = KUBEVIRT_DEFAULTS
 ) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
     """What `load` would refuse the input for, and what it would only warn of."""
-    loading = _Loading(sources, cluster)
-    return _capped(loading.problems), tuple(loading.warnings)
+    examined = examine(sources, cluster)
+    return examined.problems, examined.loaded.warnings
 
 
 def _capped(problems: list[Problem]) -> tuple[Problem, ...]:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from quietcore.model.cgroups import SetScheduler
+from quietcore.model.cluster import ClusterConfig
 from quietcore.model.cpuset import CpuSet, union
 from quietcore.model.plan import Plan
 from quietcore.model.spec import VmName, VmSpec
@@ -44,6 +45,7 @@ class Entry:
     before the first write to the host, so a command that was killed leaves one of them for the next command to finish or undo.
     `digest` identifies the manifest's text, for "nothing changed"; `boot_id` is the host's at the time of the start;
     `known` says that the VM was in the books before this start, so that undoing the start leaves it there, stopped.
+    `cluster` is the KubeVirt configuration that came with the manifest: the pod of a later start follows from it as well.
     `mechanism`, `limits` and `cgroup_home` are what isolation chose when the VM started.
     `directory` holds the files that belong to the VM and go with it. `restore` gives per-CPU kernel threads back what they had.
     `moving` is the other placement that the VM owns while its vCPUs move: a command that finds it brings the VM to `plan` and
@@ -65,6 +67,7 @@ class Entry:
     restore: tuple[SetScheduler, ...] = ()
     moving: Plan | None = None
     adopted: Adoption | None = None
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     @property
     def vm(self) -> VmName:

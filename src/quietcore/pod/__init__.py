@@ -3,7 +3,7 @@
 from quietcore.pod.cluster import Cluster, ContainerResources
 from quietcore.pod.cpus import CpuCount, cpu_count, emulator_cpus
 from quietcore.pod.differences import differences
-from quietcore.pod.launcher import launcher_pod
+from quietcore.pod.launcher import images_of, launcher_pod
 from quietcore.pod.manifest import manifest
 from quietcore.pod.overhead import OverheadInputs, memory_overhead, overhead_inputs
 from quietcore.pod.qos import MemoryUse, eviction_order, oom_score_adj, qos_class, wants_guaranteed
@@ -22,6 +22,7 @@ __all__ = [
     "differences",
     "emulator_cpus",
     "eviction_order",
+    "images_of",
     "launcher_pod",
     "manifest",
     "memory_overhead",

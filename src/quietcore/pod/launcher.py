@@ -57,6 +57,13 @@ def launcher_pod(spec: VmSpec, *, strategy: Strategy, uid: str, cluster: Cluster
     )
 
 
+def images_of(spec: VmSpec) -> dict[str, str]:
+    """The images of the pod's helper containers, by container: the disks', the kernel's and the hook sidecars'."""
+    disks = {f"volume{disk.name}": disk.source.image for disk in spec.disks if isinstance(disk.source, ContainerDisk)}
+    kernel = {"kernel-boot-volume": spec.kernel_boot.image} if spec.kernel_boot is not None else {}
+    return disks | kernel | {f"hook-sidecar-{number}": image for number, image in enumerate(spec.sidecars)}
+
+
 def _compute(spec: VmSpec, count: CpuCount, cluster: Cluster, *, split: bool) -> Container:
     memory = compute_memory(spec, cluster)
     request, limit = _compute_cpu(spec, count, cluster, split=split)

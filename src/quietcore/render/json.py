@@ -187,6 +187,7 @@ def _problem(problem: Problem) -> Fields:
         "message": problem.message,
         "hint": problem.hint,
         "code": problem.code,
+        "ours": problem.ours,
     }
 
 
