@@ -108,6 +108,8 @@ def _partition(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator
     if whole:
         yield SetValue(path=facts.file(facts.home, "cpuset.cpus"), value=str(partition_cpus(plan)), readback="cpus")
         yield SetValue(path=facts.file(facts.home, "cpuset.cpus.partition"), value="isolated")
+    # First, because a sibling whose cpuset.cpus still holds a CPU makes its partition invalid ("not exclusive", seen on 6.12).
+    yield from _rest(plan, facts, whole=whole)
     for thread in census.vcpus:
         group, cpus = vcpu_group(facts, thread.vcpu or 0), str(vcpu_cpus(plan, thread.vcpu or 0))
         if facts.layout == "bare":
@@ -118,7 +120,6 @@ def _partition(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator
         else:
             yield SetValue(path=facts.file(group, "cpuset.cpus"), value=cpus, readback="cpus")
     yield from _weights(plan, census, facts)
-    yield from _rest(plan, facts, whole=whole)
 
 
 def _rest(plan: Plan, facts: CgroupFacts, *, whole: bool) -> Iterator[Step]:
