@@ -189,12 +189,15 @@ def _hypervisor_refused() -> HypervisorError:
 class FakeHypervisor:
     """Domains as processes of the folder, in libvirt's layout or (`bare`) all in one group."""
 
-    def __init__(self, fs: FakeFs, faults: Faults, *, bare: bool) -> None:
+    def __init__(self, fs: FakeFs, faults: Faults, threads: FakeThreads, *, bare: bool) -> None:
         self.fs = fs
+        self.threads_of_host = threads
         self.faults = faults
         self.bare = bare
         self.running: dict[str, DomainView] = {}
         self.pids: dict[str, int] = {}
+        self.xmls: dict[str, str] = {}
+        self.pins: dict[str, dict[tuple[str, int | None], CpuSet]] = {}
         self._vcpus: dict[str, int] = {}
         self._next = 1000
 
@@ -217,6 +220,7 @@ class FakeHypervisor:
                         self.fs.furnish(self.fs.mount + group)
             view = DomainView(name=name, uuid=root.findtext("uuid") or "", state="paused", persistent=False)
             self.running[name], self.pids[name], self._vcpus[name] = view, pid, vcpus
+            self.xmls[name], self.pins[name] = xml, {}
             return view
 
     def find(self, name: str) -> DomainView | None:
@@ -241,6 +245,43 @@ class FakeHypervisor:
     def threads(self, name: str) -> QemuThreads:
         pid = self.pids[name]
         return QemuThreads(vcpus={pid + 2 + vcpu: vcpu for vcpu in range(self._vcpus[name])}, iothreads={})
+
+    def xml(self, name: str) -> str:
+        root = etree.fromstring(self.xmls[name])
+        tune = root.find("cputune")
+        tune = etree.SubElement(root, "cputune") if tune is None else tune
+        for (key, number), cpus in sorted(self.pins[name].items()):
+            found = [
+                one for one in tune.findall(key) if number is None or number in {int(one.get("vcpu", -1)), int(one.get("iothread", -1))}
+            ]
+            one = found[0] if found else etree.SubElement(tune, key)
+            if number is not None:
+                one.set("vcpu" if key == "vcpupin" else "iothread", str(number))
+            one.set("cpuset", str(cpus))
+        return etree.tostring(root, encoding="unicode")
+
+    def pin_vcpu(self, name: str, vcpu: int, cpus: CpuSet) -> None:
+        tid = self.pids[name] + 2 + vcpu
+        with self.faults.change(f"pin vcpu {vcpu}", _hypervisor_refused):
+            self._set_group_cpus(name, f"vcpu{vcpu}", cpus)
+            self.threads_of_host.affinities[tid] = cpus
+            self.pins[name]["vcpupin", vcpu] = cpus
+
+    def pin_emulator(self, name: str, cpus: CpuSet) -> None:
+        with self.faults.change("pin emulator", _hypervisor_refused):
+            self._set_group_cpus(name, "emulator", cpus)
+            self.threads_of_host.affinities[self.pids[name]] = cpus
+            self.pins[name]["emulatorpin", None] = cpus
+
+    def pin_iothread(self, name: str, thread: int, cpus: CpuSet) -> None:
+        with self.faults.change(f"pin iothread {thread}", _hypervisor_refused):
+            self.pins[name]["iothreadpin", thread] = cpus
+
+    def _set_group_cpus(self, name: str, child: str, cpus: CpuSet) -> None:
+        """As libvirt does where it has groups of its own."""
+        group = self.fs.path(f"{self.fs.mount}/machine/qemu-{self.pids[name]}-{name}.libvirt-qemu/{child}")
+        if group.is_dir():
+            (group / "cpuset.cpus").write_text(f"{cpus}\n")
 
     def end(self, name: str) -> None:
         pid = self.pids[name]
@@ -284,19 +325,20 @@ class FaultyBooks(LedgerFile):
 
 @dataclass
 class FakeHost:
-    """One fake host with `cpus` CPUs in one node, SMT off; `program` gives a quietcore that runs on it."""
+    """One fake host with `cpus` CPUs in one node, `threads` to a core; `program` gives a quietcore that runs on it."""
 
     root: Path
     version: int = 2
     partitions: bool = True
     bare: bool = False
     cpus: int = 4
+    threads_per_core: int = 1
     faults: Faults = field(default_factory=Faults)
 
     def __post_init__(self) -> None:
         self.fs = FakeFs(self.root, self.faults, version=self.version, partitions=self.partitions)
         self.threads = FakeThreads(self.faults, CpuSet.range(self.cpus))
-        self.hypervisor = FakeHypervisor(self.fs, self.faults, bare=self.bare)
+        self.hypervisor = FakeHypervisor(self.fs, self.faults, self.threads, bare=self.bare)
         self.events: list[Event] = []
         mounts = f"cgroup {V1} cgroup rw,cpuset 0 0\n" if self.version == 1 else f"cgroup2 {V2} cgroup2 rw 0 0\n"
         everyone = f"0-{self.cpus - 1}\n"
@@ -310,7 +352,7 @@ class FakeHost:
             "/proc/meminfo": "MemTotal: 8388608 kB\n",
         }
         for cpu in range(self.cpus):
-            files[f"/sys/devices/system/cpu/cpu{cpu}/topology/core_cpus_list"] = f"{cpu}\n"
+            files[f"/sys/devices/system/cpu/cpu{cpu}/topology/core_cpus_list"] = f"{self._core_of(cpu)}\n"
             files[f"/sys/devices/system/cpu/cpu{cpu}/topology/physical_package_id"] = "0\n"
         for path, text in files.items():
             self.fs.path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -321,6 +363,10 @@ class FakeHost:
         self.fs.path(f"{self.fs.mount}/cpuset.mems").write_text("0\n")
         if self.version == 2:
             self.fs.path("/sys/fs/cgroup/cgroup.controllers").write_text("cpuset cpu\n")
+
+    def _core_of(self, cpu: int) -> CpuSet:
+        first = cpu - cpu % self.threads_per_core
+        return CpuSet.from_iterable(range(first, first + self.threads_per_core))
 
     def program(self, faults: Faults | None = None) -> Engine:
         """A quietcore that was just started on this host."""
@@ -369,7 +415,7 @@ class FakeHost:
             for tid, vcpu in self.hypervisor.threads(name).vcpus.items()
         }
         books = LedgerFile(self.root / "state").load()
-        entries = {str(entry.vm): (entry.phase, str(entry.plan.exclusive) if entry.plan else "") for entry in books.entries}
+        entries = {str(entry.vm): (entry.phase, str(entry.owned)) for entry in books.entries}
         files = sorted(path.name for path in (self.root / "state" / "vms").glob("*"))
         domains = {name: view.state for name, view in self.hypervisor.running.items()}
         return {"groups": groups, "placed": placed, "entries": entries, "files": files, "domains": domains}

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from quietcore.errors import OperationFailed, UndoFailed
-from quietcore.model import VmName
+from quietcore.model import CpuSet, VmName
 from tests.shell.fake_host import FakeHost, Faults, Killed
 from tests.shell.test_engine import KINDS, spec
 
@@ -18,6 +18,7 @@ OPERATIONS = {
     "run beside another": (lambda engine: engine.apply(spec("a"), "text"), ("b",)),
     "delete": (lambda engine: engine.delete(A), ("a",)),
     "delete beside another": (lambda engine: engine.delete(A), ("a", "b")),
+    "repin": (lambda engine: engine.repin(A, cpus=CpuSet.of(3)), ("a", "b")),
 }
 
 

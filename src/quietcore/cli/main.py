@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "machine": "quietcore.cli.planning:machine",
     "import": "quietcore.cli.importing:import_",
     "image": "quietcore.cli.images:image",
+    "repin": "quietcore.cli.moving:repin",
     "ledger": "quietcore.cli.host:ledger",
     "kubelet": "quietcore.cli.kubelet:kubelet",
     "agent": "quietcore.cli.host:agent",

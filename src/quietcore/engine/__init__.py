@@ -2,6 +2,7 @@
 
 from quietcore.engine.engine import Engine, Outcome, VmView
 from quietcore.engine.ledger_file import LedgerFile
+from quietcore.engine.repin import Move
 from quietcore.engine.world import Event, World
 
-__all__ = ["Engine", "Event", "LedgerFile", "Outcome", "VmView", "World"]
+__all__ = ["Engine", "Event", "LedgerFile", "Move", "Outcome", "VmView", "World"]

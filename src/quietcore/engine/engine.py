@@ -10,12 +10,13 @@ from typing import Literal, TypeAlias
 from quietcore.engine.observe import Observation, findings_of, observe
 from quietcore.engine.pool import current_plan
 from quietcore.engine.reconcile import Restarted, recover, restart, stop
+from quietcore.engine.repin import Move, plan_move, repin
 from quietcore.engine.settle import settle
 from quietcore.engine.start import KUBEVIRT_DEFAULTS, Decision, decide, start
 from quietcore.engine.world import World
 from quietcore.errors import InputError, Problem
 from quietcore.host.topology import read_machine
-from quietcore.model import ClusterConfig, Entry, Finding, Ledger, Machine, Plan, Refusal, VmName, VmSpec
+from quietcore.model import ClusterConfig, CpuSet, Entry, Finding, Ledger, Machine, Plan, Refusal, VmName, VmSpec
 from quietcore.render.values import Verification
 from quietcore.virt.hypervisor import DomainView
 
@@ -105,6 +106,26 @@ class Engine:
                 if entry.phase == "running" and entry.plan is not None:
                     settle(self.world, entry, current_plan(self.world, machine, ledger, entry.plan))
             return restart(self.world, machine, ledger)[1]
+
+    def plan_move(self, vm: VmName, *, cpus: CpuSet | None = None, memory: bool = False) -> Move | Refusal | None:
+        """Where `repin` would put a running VM: on these CPUs, or somewhere better. Changes nothing; None when there is no such VM."""
+        ledger = self.world.books.load()
+        entry = ledger.find(vm)
+        return None if entry is None else plan_move(self.world, self.machine(ledger), ledger, entry, cpus=cpus, memory=memory)
+
+    def repin(self, vm: VmName, *, cpus: CpuSet | None = None) -> Move | Refusal | None:
+        """Move a running VM's vCPUs to these CPUs, or somewhere better. None when there is no such VM."""
+        with self.world.books.locked():
+            ledger = self.world.books.load()
+            machine = self.machine(ledger)
+            ledger = recover(self.world, machine, ledger)
+            entry = ledger.find(vm)
+            if entry is None:
+                return None
+            step = plan_move(self.world, machine, ledger, entry, cpus=cpus)
+            if isinstance(step, Move):
+                repin(self.world, machine, ledger, step)
+            return step
 
     def plan(self, spec: VmSpec, machine: Machine, ledger: Ledger, cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> Decision:
         """Where a VM would go. Needs neither rights nor libvirt."""

@@ -28,10 +28,10 @@ def current_plan(world: World, machine: Machine, ledger: Ledger, plan: Plan) -> 
 
 
 def follow_pool(world: World, machine: Machine, ledger: Ledger) -> None:
-    """Move whatever stands on the shared pool, of every running VM, to the pool of this ledger."""
+    """Move whatever stands on the shared pool, of every running VM that is not itself on the move, to the pool of this ledger."""
     running = {view.name for view in world.hypervisor.domains()}
     for entry in ledger.entries:
-        if entry.plan is not None and entry.phase == "running" and entry.domain in running:
+        if entry.plan is not None and entry.moving is None and entry.phase == "running" and entry.domain in running:
             settle(world, entry, current_plan(world, machine, ledger, entry.plan))
 
 

@@ -4,6 +4,7 @@ books say    domain is    then
 creating     running      it had been resumed: checked and kept
 creating     else         the start is undone
 deleting     any          the deletion is finished
+running      on the move                  its vCPUs are brought to the placement that holds, the other one's CPUs are free
 running      gone         it ended, or the host rebooted: its CPUs are free; started again where its strategy says so
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from quietcore.engine import repin
 from quietcore.engine.observe import findings_of, observe
 from quietcore.engine.pool import current_plan, follow_pool, interrupts_away
 from quietcore.engine.start import start
@@ -60,6 +62,7 @@ def recover(world: World, machine: Machine, ledger: Ledger) -> Ledger:
                 continue
         changed = True
         world.books.save(ledger)
+    ledger = repin.recovered(world, machine, ledger)
     if changed:
         ledger = interrupts_away(world, ledger)
         follow_pool(world, machine, ledger)
@@ -97,7 +100,9 @@ def _wants_to_run(world: World, entry: Entry) -> bool:
 
 def _stopped(entry: Entry) -> Entry:
     """The entry of a VM that owns nothing any more; the boot of its last start stays, to tell a reboot from an end."""
-    return replace(entry, phase="stopped", plan=None, restore=(), limits=(), cgroup_home="", directory="", mechanism="affinity")
+    return replace(
+        entry, phase="stopped", plan=None, moving=None, restore=(), limits=(), cgroup_home="", directory="", mechanism="affinity"
+    )
 
 
 def _is_sound(world: World, machine: Machine, ledger: Ledger, entry: Entry) -> bool:

@@ -69,6 +69,28 @@ def restore_kernel_threads(world: World, entry: Entry, others: Ledger) -> None:
                 applier.apply(step)
 
 
+def kernel_threads_of(world: World, entry: Entry, plan: Plan) -> tuple[SetScheduler, ...]:
+    """The steps that put the kernel threads of the CPUs of real-time vCPUs above them; what they had must be in the books before."""
+    above = (entry.spec.cpu.realtime.priority if entry.spec.cpu.realtime else 1) + 1
+    low = [thread for thread in _kthreads(world, plan) if thread.policy != "fifo" or thread.priority < above]
+    return tuple(SetScheduler(tid=thread.tid, policy="fifo", priority=above) for thread in low)
+
+
+def kernel_threads_raised(world: World, ledger: Ledger, entry: Entry, plan: Plan, seen: Observation) -> tuple[SetScheduler, ...]:
+    """What kernel threads had before this VM raised them, those of `plan` as well, which is where it goes."""
+    coming = {step.tid: step for step in choose(world, ledger, entry, plan, seen).restore}
+    known = {step.tid: step for step in entry.restore}
+    return tuple(step for _, step in sorted((coming | known).items()))
+
+
+def lower_kernel_threads(world: World, ledger: Ledger, entry: Entry) -> tuple[SetScheduler, ...]:
+    """Give back what they had to kernel threads that the VM's plan no longer needs raised; gives what stays to be given back later."""
+    kept = {thread.tid for thread in _kthreads(world, entry.plan)} if entry.plan is not None else set()
+    gone = replace(entry, restore=tuple(step for step in entry.restore if step.tid not in kept))
+    restore_kernel_threads(world, gone, ledger.without(entry.vm))
+    return tuple(step for step in entry.restore if step.tid in kept)
+
+
 def _raised_by_others(world: World, others: Ledger) -> Mapping[int, SetScheduler]:
     """What kernel threads had before other VMs raised them: rcub threads serve many CPUs, so several VMs may need the same one."""
     return {step.tid: step for entry in others.entries if entry.boot_id == world.boot_id for step in entry.restore}

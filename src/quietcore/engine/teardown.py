@@ -13,7 +13,7 @@ from quietcore.errors import OperationFailed, TimedOut
 from quietcore.host import cgroups
 from quietcore.host.cgroups import OWN_ROOT, Groups, Probe
 from quietcore.isolation import partition_cpus, released
-from quietcore.model import Entry, Ledger, VmName
+from quietcore.model import Entry, Ledger, VmName, union
 
 _PATIENCE_S: Final = 5.0
 _PAUSE_S: Final = 0.05
@@ -54,7 +54,7 @@ def remove_groups(world: World, entry: Entry, others: Ledger) -> None:
     above = Groups(layout="bare", home=entry.cgroup_home)
     facts = cgroups.facts(world.fs, tree, above, Probe(works=False))
     applier = Applier(world.fs, world.control, tree)
-    for step in released(facts, partition_cpus(entry.plan) - others.owned):
+    for step in released(facts, union(partition_cpus(plan) for plan in (entry.plan, entry.moving) if plan is not None) - others.owned):
         applier.apply(step)
     if entry.cgroup_home.startswith(OWN_ROOT + "/"):
         with suppress(OSError):  # other VMs still live below it

@@ -13,7 +13,7 @@ from quietcore.host.fs import HostFs
 from quietcore.host.kvm import Acceleration
 from quietcore.host.threads import ThreadControl
 from quietcore.images import ImageStore, Runner
-from quietcore.model import Ledger, VmName
+from quietcore.model import CpuSet, Ledger, VmName
 from quietcore.virt.hypervisor import DomainView, QemuThreads
 
 
@@ -50,6 +50,22 @@ class Hypervisor(Protocol):
 
     def threads(self, name: str) -> QemuThreads:
         """QEMU's own answer about its threads."""
+        ...
+
+    def xml(self, name: str) -> str:
+        """The live XML."""
+        ...
+
+    def pin_vcpu(self, name: str, vcpu: int, cpus: CpuSet) -> None:
+        """Tell libvirt's books where a vCPU is."""
+        ...
+
+    def pin_emulator(self, name: str, cpus: CpuSet) -> None:
+        """Tell libvirt's books where QEMU's other threads are."""
+        ...
+
+    def pin_iothread(self, name: str, thread: int, cpus: CpuSet) -> None:
+        """Tell libvirt's books where an I/O thread is."""
         ...
 
 

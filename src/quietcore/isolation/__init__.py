@@ -1,6 +1,7 @@
 """Keeping everything that is not a vCPU off a VM's CPUs: pure functions from a plan and what the kernel shows to steps and findings."""
 
 from quietcore.isolation.irqs import irq_steps
+from quietcore.isolation.moving import move_order, moved_vcpus, moving_steps, narrowed
 from quietcore.isolation.steps import Isolation, isolate, mechanism_of, refreshed, released
 from quietcore.isolation.targets import partition_cpus
 from quietcore.isolation.verify import ForeignTask, IrqFact, verify
@@ -12,6 +13,10 @@ __all__ = [
     "irq_steps",
     "isolate",
     "mechanism_of",
+    "move_order",
+    "moved_vcpus",
+    "moving_steps",
+    "narrowed",
     "partition_cpus",
     "refreshed",
     "released",

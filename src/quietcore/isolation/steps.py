@@ -139,7 +139,7 @@ def _threaded(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator[
     yield from _no_quota(facts)
     if facts.layout == "bare":
         yield from _own_home(census, facts)
-        yield SetValue(path=facts.file(facts.home, "cpuset.cpus"), value=str(_everything(plan)), readback="cpus")
+        yield SetValue(path=facts.file(facts.home, "cpuset.cpus"), value=str(everything(plan)), readback="cpus")
         yield from _threaded_group(facts, f"{facts.home}/{HOUSEKEEPING}")
         for thread in census.vcpus:
             yield from _threaded_group(facts, vcpu_group(facts, thread.vcpu or 0))
@@ -176,6 +176,15 @@ def _cpusets(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator[S
     for thread in census.vcpus:
         group = vcpu_group(facts, thread.vcpu or 0)
         yield SetValue(path=facts.file(group, "cpuset.cpus"), value=str(vcpu_cpus(plan, thread.vcpu or 0)), readback="cpus")
+    yield from _other_cpusets(plan, facts)
+
+
+def rest_steps(plan: Plan, facts: CgroupFacts, mechanism: Mechanism) -> Iterator[Step]:
+    """The groups of everything that is no vCPU, where groups are ours to set."""
+    return _rest(plan, facts, whole=plan.strategy == "whole") if mechanism == "partition" else _other_cpusets(plan, facts)
+
+
+def _other_cpusets(plan: Plan, facts: CgroupFacts) -> Iterator[Step]:
     rest = facts.emulator_group if facts.layout == "libvirt" else f"{facts.home}/{HOUSEKEEPING}"
     yield SetValue(path=facts.file(rest, "cpuset.cpus"), value=str(_non_vcpu(plan, facts)), readback="cpus")
     for number, group in sorted(facts.io_groups.items()):
@@ -216,7 +225,8 @@ def _non_vcpu(plan: Plan, facts: CgroupFacts) -> CpuSet:
     return union((plan.emulator, *(cpus for number, cpus in sorted(plan.io.items()) if number not in facts.io_groups)))
 
 
-def _everything(plan: Plan) -> CpuSet:
+def everything(plan: Plan) -> CpuSet:
+    """All CPUs that any thread of the VM may use."""
     return union((plan.emulator, plan.dedicated, *plan.io.values(), *(vcpu_cpus(plan, one.vcpu) for one in plan.vcpus)))
 
 

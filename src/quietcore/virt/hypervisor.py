@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from quietcore.errors import OperationFailed, PermissionProblem, QuietcoreError
-from quietcore.model import VmName
+from quietcore.model import CpuSet, VmName
 
 DomainState: TypeAlias = Literal["running", "paused", "shutdown", "crashed", "other"]
 _EMBED_SETTLE_S: Final = 2.0
@@ -129,6 +129,26 @@ class LibvirtHypervisor:
                 if thread["id"].removeprefix("iothread").isdigit()
             },
         )
+
+    def pin_vcpu(self, name: str, vcpu: int, cpus: CpuSet) -> None:
+        """Tell libvirt's books of the running domain where a vCPU is; libvirt sets its cpuset and affinity to the same again."""
+        flags = _libvirt().VIR_DOMAIN_AFFECT_LIVE
+        self._on(name, lambda domain: domain.pinVcpuFlags(vcpu, self._cpu_map(cpus), flags), f"libvirt could not pin vCPU {vcpu}")
+
+    def pin_emulator(self, name: str, cpus: CpuSet) -> None:
+        """The same for QEMU's other threads."""
+        flags = _libvirt().VIR_DOMAIN_AFFECT_LIVE
+        self._on(name, lambda domain: domain.pinEmulator(self._cpu_map(cpus), flags), "libvirt could not pin the emulator")
+
+    def pin_iothread(self, name: str, thread: int, cpus: CpuSet) -> None:
+        """The same for one I/O thread."""
+        flags = _libvirt().VIR_DOMAIN_AFFECT_LIVE
+        self._on(name, lambda domain: domain.pinIOThread(thread, self._cpu_map(cpus), flags), f"libvirt could not pin I/O thread {thread}")
+
+    def _cpu_map(self, cpus: CpuSet) -> tuple[bool, ...]:
+        """libvirt's form of a CPU set: one truth for each CPU of the host, offline ones included."""
+        count = int(self._call(lambda connection: connection.getCPUMap()[0], "libvirt does not count the host's CPUs"))
+        return tuple(cpu in cpus for cpu in range(max(count, cpus.highest + 1)))
 
     def open_console(self, name: str) -> LibvirtObject:
         """A blocking stream to the guest's serial console; refused while somebody else has it open."""

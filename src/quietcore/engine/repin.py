@@ -1,0 +1,197 @@
+"""The story of `quietcore repin`: the vCPUs of a running VM go to other CPUs, without a stop, or stay where they were.
+
+While it goes on the books give the VM both placements. `plan` is the one that holds if the command is cut off: the old one until
+every thread was read back on its new CPU, the new one from then on. `finish` brings a VM to it from anywhere in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from quietcore import pod
+from quietcore.engine.apply import Applier
+from quietcore.engine.observe import findings_of, observe
+from quietcore.engine.pool import current_plan, follow_pool, interrupts_away, shared_pool
+from quietcore.engine.settle import kernel_threads_of, kernel_threads_raised, lower_kernel_threads, settle
+from quietcore.engine.undo import UndoStack
+from quietcore.engine.world import Event, World
+from quietcore.errors import InputError, OperationFailed, Problem, QuietcoreError, UndoFailed
+from quietcore.host import cgroups
+from quietcore.host.cgroups import Groups, Probe
+from quietcore.isolation import move_order, moved_vcpus, moving_steps, narrowed, released
+from quietcore.model import CpuSet, Entry, Ledger, Machine, Plan, Refusal
+from quietcore.placement import fit_of, move
+
+_MOVES: Final = {"partition"}
+"""The mechanisms under which two vCPUs cannot be on one CPU even for a moment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """What a re-placement would do: the placement now, the one to come (the same where nothing has to move), the vCPUs in order."""
+
+    entry: Entry
+    here: Plan
+    there: Plan
+    order: tuple[int, ...]
+
+
+def plan_move(
+    world: World, machine: Machine, ledger: Ledger, entry: Entry, *, cpus: CpuSet | None = None, memory: bool = False
+) -> Move | Refusal:
+    """Decide where a running VM would go: to `cpus`, or to a place that is better than its own. Changes nothing.
+
+    Raises InputError for a VM that has no CPUs of its own to move.
+    """
+    here = entry.plan
+    if here is None or entry.phase != "running":
+        raise _cannot(entry, "it does not run", "not-running", f"`quietcore get vms {entry.vm.name}` shows its phase")
+    launcher = pod.launcher_pod(entry.spec, strategy=here.strategy, uid=here.uid)
+    if not launcher.guest.dedicated_vcpus:
+        raise _cannot(entry, "it has no CPUs of its own, all of its threads share the pool", "not-dedicated", "")
+    there = move(launcher, machine, ledger, world.config.options, here, cpus=cpus, memory=memory)
+    if isinstance(there, Refusal):
+        return there
+    threads = entry.spec.cpu.topology.threads
+    better = fit_of(there, machine, ledger, threads) < fit_of(here, machine, ledger, threads)
+    if cpus is None and here.dedicated and not better:
+        return Move(entry=entry, here=here, there=here, order=())
+    order = move_order(here, there)
+    if order is None and entry.mechanism in _MOVES and here.strategy != "whole":
+        raise _cannot(entry, f"its vCPUs would have to swap CPUs among {there.dedicated}", "swap", "move it to other CPUs first")
+    return Move(entry=entry, here=here, there=there, order=order if order is not None else moved_vcpus(here, there))
+
+
+def repin(world: World, machine: Machine, ledger: Ledger, step: Move) -> Ledger:
+    """Carry out a planned move; the caller holds the lock and has recovered. Gives the new ledger, which is also on disk.
+
+    Raises OperationFailed when a step failed and the vCPUs are back, UndoFailed when something is left for the next command.
+    """
+    entry, there = step.entry, step.there
+    if there == step.here:
+        return ledger
+    told = _Told(world, entry)
+    before = ledger
+    seen = observe(world, entry.vm, domain=entry.domain)
+    if not shared_pool(world, machine, ledger) - there.exclusive and there.strategy == "dedicated":
+        raise OperationFailed(f"{entry.vm}: while it moves no CPU would be left for the shared pool")
+    with UndoStack() as undo:
+        # 1. The intent: both placements are its own, the old one holds.
+        raised = kernel_threads_raised(world, ledger, entry, there, seen)
+        entry = replace(entry, moving=there, restore=raised)
+        undo.push("the vCPUs' old places", lambda: _back(world, machine, before, entry))
+        ledger = ledger.with_entry(entry)
+        world.books.save(ledger)
+
+        # 2. Everybody else leaves the new CPUs, then the vCPUs go there one by one.
+        if entry.mechanism == "partition":
+            ledger = interrupts_away(world, ledger)
+        bring(world, machine, ledger, replace(entry, plan=there, moving=step.here))
+        told.tell("moved", f"vCPUs {', '.join(map(str, step.order))} from {step.here.dedicated or 'the pool'} to {there.dedicated}")
+
+        # 3. Read back, then the new placement holds.
+        there_now = current_plan(world, machine, ledger, there)
+        seen = observe(world, entry.vm, domain=entry.domain)
+        errors = [one for one in findings_of(world, entry, there_now, seen, ledger) if one.severity == "error"]
+        if errors:
+            raise OperationFailed("\n".join(f"{one.code}: {one.kind} {one.id}: expected {one.expected}, is {one.actual}" for one in errors))
+        entry = replace(entry, plan=there, moving=step.here)
+        ledger = ledger.with_entry(entry)
+        world.books.save(ledger)
+        undo.keep()
+    told.tell("checked", f"{len(seen.census.threads)} threads read back from the kernel")
+    try:
+        ledger = finish(world, machine, ledger, entry)
+    except (OSError, QuietcoreError) as err:
+        message = f"{entry.vm} moved to {there.dedicated}, but {step.here.dedicated - there.dedicated} could not be given back: {err}"
+        raise UndoFailed(message, hint="the next quietcore command tries it again") from err
+    told.tell("given back", f"{step.here.exclusive - there.exclusive or 'no CPU'}")
+    return ledger
+
+
+def finish(world: World, machine: Machine, ledger: Ledger, entry: Entry) -> Ledger:
+    """Bring a VM that is on the move to the plan that its entry holds, and give the other one's CPUs back. Safe to repeat."""
+    bring(world, machine, ledger, entry)
+    _narrow(world, ledger, entry)
+    settled = replace(entry, moving=None, restore=lower_kernel_threads(world, ledger, entry))
+    ledger = ledger.with_entry(settled)
+    follow_pool(world, machine, ledger)
+    world.books.save(ledger)
+    return interrupts_away(world, ledger) if entry.mechanism == "partition" else ledger
+
+
+def bring(world: World, machine: Machine, ledger: Ledger, entry: Entry) -> None:
+    """Move the threads of one VM to `entry.plan` from wherever between it and `entry.moving` they are. `ledger` owns both."""
+    plan, other = entry.plan, entry.moving
+    if plan is None or other is None:
+        raise AssertionError(f"{entry.vm} is not on the move")
+    there, here = (current_plan(world, machine, ledger, one) for one in (plan, other))
+    follow_pool(world, machine, ledger)
+    applier = Applier(world.fs, world.control, cgroups.hierarchy(world.fs))
+    for raised in kernel_threads_of(world, entry, there):
+        applier.apply(raised)
+    seen = observe(world, entry.vm, domain=entry.domain)
+    for step in moving_steps(here, there, seen.census, seen.facts, entry.mechanism):
+        applier.apply(step)
+    settle(world, entry, there)
+    _tell_libvirt(world, entry, here, there)
+
+
+def recovered(world: World, machine: Machine, ledger: Ledger) -> Ledger:
+    """Finish every move that was cut off. One that cannot be finished keeps both placements, and is told."""
+    for entry in ledger.entries:
+        if entry.moving is None or entry.phase != "running" or world.hypervisor.find(entry.domain) is None:
+            continue
+        try:
+            ledger = finish(world, machine, ledger, entry)
+            detail = "a move of its vCPUs that had been cut off"
+        except (OSError, QuietcoreError) as err:
+            detail = f"a move of its vCPUs cannot be finished: {err}"
+        world.report(Event(vm=entry.vm, step="recovered", detail=detail, seconds=0.0))
+    return ledger
+
+
+def _back(world: World, machine: Machine, before: Ledger, entry: Entry) -> None:
+    finish(world, machine, before.with_entry(entry), entry)
+
+
+def _narrow(world: World, ledger: Ledger, entry: Entry) -> None:
+    """Take what was left off the exclusive lists above the VM."""
+    if entry.mechanism != "partition" or entry.plan is None or entry.moving is None:
+        return
+    tree = cgroups.hierarchy(world.fs)
+    facts = cgroups.facts(world.fs, tree, Groups(layout="bare", home=entry.cgroup_home), Probe(works=False))
+    applier = Applier(world.fs, world.control, tree)
+    for step in released(facts, narrowed(entry.moving, entry.plan) - ledger.without(entry.vm).owned):
+        applier.apply(step)
+
+
+def _tell_libvirt(world: World, entry: Entry, here: Plan, there: Plan) -> None:
+    """libvirt's own books, last: it sets the same cpusets and affinities again, and refuses CPUs that a cpuset does not have."""
+    pinned = entry.adopted.vcpu_pins if entry.adopted is not None else None
+    goal = {vcpu.vcpu: vcpu.pcpu for vcpu in there.vcpus}
+    for vcpu in moved_vcpus(here, there):
+        cpu = goal[vcpu]
+        if pinned is None or vcpu in pinned:  # a pin that an adopted domain did not have could not be taken back
+            world.hypervisor.pin_vcpu(entry.domain, vcpu, there.shared if cpu is None else CpuSet.of(cpu))
+    if here.emulator != there.emulator and (entry.adopted is None or entry.adopted.emulator_pin is not None):
+        world.hypervisor.pin_emulator(entry.domain, there.emulator)
+
+
+def _cannot(entry: Entry, why: str, code: str, hint: str) -> InputError:
+    return InputError.of((Problem(message=f"the vCPUs of {entry.vm} cannot be moved: {why}", code=code, hint=hint),))
+
+
+class _Told:
+    """Tells each step with the time since the one before."""
+
+    def __init__(self, world: World, entry: Entry) -> None:
+        self._tell: Callable[[Event], None] = world.report
+        self._clock, self._vm, self._last = world.clock, entry.vm, world.clock()
+
+    def tell(self, step: str, detail: str) -> None:
+        now = self._clock()
+        self._tell(Event(vm=self._vm, step=step, detail=detail, seconds=now - self._last))
+        self._last = now

@@ -1,0 +1,94 @@
+"""Moving the vCPUs of a running VM from one placement to another: each thread migrates once, and no CPU has two of them.
+
+The steps are those that must come before `isolate` may settle the rest: levels are widened from the top down, then each vCPU's
+group and affinity change together, in an order in which the CPU that a vCPU goes to is already free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from quietcore.isolation.steps import everything, rest_steps
+from quietcore.isolation.targets import has_own_cpu, partition_cpus, targets, vcpu_cpus, vcpu_group
+from quietcore.model import CgroupFacts, CpuSet, HostThread, Mechanism, Plan, SetAffinity, SetValue, Step, ThreadCensus, union
+
+
+def moved_vcpus(here: Plan, there: Plan) -> tuple[int, ...]:
+    """The vCPUs whose CPU differs, ascending."""
+    before = {vcpu.vcpu: vcpu.pcpu for vcpu in here.vcpus}
+    return tuple(vcpu.vcpu for vcpu in there.vcpus if before.get(vcpu.vcpu) != vcpu.pcpu)
+
+
+def move_order(here: Plan, there: Plan) -> tuple[int, ...] | None:
+    """The moved vCPUs in an order in which each one's new CPU was left before; None where they would have to swap."""
+    holder: dict[int | None, int] = {vcpu.pcpu: vcpu.vcpu for vcpu in here.vcpus if vcpu.pcpu is not None}
+    goal = {vcpu.vcpu: vcpu.pcpu for vcpu in there.vcpus}
+    waiting, order = set(moved_vcpus(here, there)), []
+    while waiting:
+        free = sorted(vcpu for vcpu in waiting if holder.get(goal[vcpu], vcpu) == vcpu or holder[goal[vcpu]] not in waiting)
+        if not free:
+            return None
+        order += free
+        waiting -= set(free)
+    return tuple(order)
+
+
+def moving_steps(here: Plan, there: Plan, census: ThreadCensus, facts: CgroupFacts, mechanism: Mechanism) -> tuple[Step, ...]:
+    """The steps from anywhere between two placements to the second one. Other threads that stand on CPUs which vCPUs go to leave first."""
+    order = move_order(here, there) or moved_vcpus(here, there)
+    threads = {thread.vcpu: thread for thread in census.vcpus}
+    moved = [threads[vcpu] for vcpu in order if vcpu in threads]
+    return (
+        *_wider(here, there, facts, mechanism),
+        *_helpers_away(here, there, census, facts, mechanism),
+        *(step for thread in moved for step in _vcpu(thread, there, facts, mechanism)),
+    )
+
+
+def narrowed(here: Plan, there: Plan) -> CpuSet:
+    """What the levels above a VM that went from `here` to `there` no longer have to claim."""
+    return partition_cpus(here) - partition_cpus(there)
+
+
+def _wider(here: Plan, there: Plan, facts: CgroupFacts, mechanism: Mechanism) -> Iterator[Step]:
+    if mechanism == "partition":
+        both = partition_cpus(here) | partition_cpus(there)
+        for level in facts.levels:
+            wanted = facts.exclusive.get(level, CpuSet()) | both
+            yield SetValue(path=facts.file(level, "cpuset.cpus.exclusive"), value=str(wanted), readback="cpus")
+        if there.strategy == "whole":
+            yield SetValue(path=facts.file(facts.home, "cpuset.cpus"), value=str(both | everything(there)), readback="cpus")
+    elif mechanism == "threaded" and facts.layout == "bare":
+        wanted = everything(here) | everything(there)
+        yield SetValue(path=facts.file(facts.home, "cpuset.cpus"), value=str(wanted), readback="cpus")
+
+
+def _helpers_away(here: Plan, there: Plan, census: ThreadCensus, facts: CgroupFacts, mechanism: Mechanism) -> Iterator[Step]:
+    """Other threads wait on CPUs that no vCPU has in either placement, where those that they have now are wanted by vCPUs."""
+    if there.strategy == "whole" or union((here.emulator, *here.io.values())).isdisjoint(there.dedicated):
+        return
+    vcpus = here.dedicated | there.dedicated
+    rest = next((cpus for cpus in (there.emulator - vcpus, here.emulator - vcpus) if cpus), there.shared or here.emulator)
+    waiting = replace(there, emulator=rest, io=dict.fromkeys(there.io, rest))
+    if mechanism != "affinity":
+        yield from rest_steps(waiting, facts, mechanism)
+    for place in targets(waiting, census, facts, mechanism, 1):
+        if place.thread.vcpu is None and not place.thread.kernel:
+            yield SetAffinity(tid=place.thread.tid, cpus=place.cpus)
+
+
+def _vcpu(thread: HostThread, there: Plan, facts: CgroupFacts, mechanism: Mechanism) -> Iterator[Step]:
+    vcpu = thread.vcpu or 0
+    group, cpus = vcpu_group(facts, vcpu), vcpu_cpus(there, vcpu)
+    if mechanism == "partition" and there.strategy != "whole":
+        if has_own_cpu(there, vcpu):
+            yield SetValue(path=facts.file(group, "cpuset.cpus.exclusive"), value=str(cpus), readback="cpus")
+            yield SetValue(path=facts.file(group, "cpuset.cpus.partition"), value="isolated")
+        else:
+            yield SetValue(path=facts.file(group, "cpuset.cpus.partition"), value="member")
+            yield SetValue(path=facts.file(group, "cpuset.cpus.exclusive"), value="", readback="cpus")
+            yield SetValue(path=facts.file(group, "cpuset.cpus"), value=str(cpus), readback="cpus")
+    elif mechanism != "affinity":
+        yield SetValue(path=facts.file(group, "cpuset.cpus"), value=str(cpus), readback="cpus")
+    yield SetAffinity(tid=thread.tid, cpus=cpus)

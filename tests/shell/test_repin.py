@@ -1,0 +1,191 @@
+"""Moving the vCPUs of running VMs on a fake host: where they end, what stays, what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from quietcore.engine import Move
+from quietcore.errors import InputError, OperationFailed
+from quietcore.model import CpuSet, GuestTopology, Realtime, Refusal, VmName
+from tests.shell.fake_host import FakeHost, Faults
+from tests.shell.test_engine import KINDS, spec
+
+A = VmName(name="a")
+
+
+@pytest.fixture(params=KINDS, ids=list(KINDS))
+def host(request, tmp_path) -> FakeHost:
+    return FakeHost(tmp_path, cpus=6, **KINDS[request.param])
+
+
+def places(engine, vm=A) -> tuple[list[str], set[str]]:
+    census = engine.observation(vm).census
+    return [str(thread.allowed) for thread in census.vcpus], {str(thread.allowed) for thread in census.others}
+
+
+def test_vcpus_go_to_the_cpus_that_were_named_and_all_else_follows(host):
+    engine = host.program()
+    engine.apply(spec("a", vcpus=2), "text")
+    engine.apply(spec("b"), "text")
+    move = engine.repin(A, cpus=CpuSet.parse("4-5"))
+    assert isinstance(move, Move)
+    assert places(engine) == (["4", "5"], {"0-2"})
+    assert places(engine, VmName(name="b")) == (["3"], {"0-2"})
+    ledger = engine.world.books.load()
+    assert (str(ledger.owned), ledger.find(A).moving) == ("3-5", None)
+    assert all(engine.verify(view).ok for view in engine.views())
+
+
+def test_a_moved_vm_leaves_no_trace_when_it_is_deleted(host):
+    empty = host.state()
+    engine = host.program()
+    engine.apply(spec("a", vcpus=2), "text")
+    engine.repin(A, cpus=CpuSet.parse("3-4"))
+    engine.delete(A)
+    after = host.state()
+    after["groups"] = {name: text for name, text in after["groups"].items() if not name.endswith("/machine")}  # libvirt's own
+    assert after == empty
+
+
+def test_the_same_manifest_after_a_move_changes_nothing(host):
+    engine = host.program()
+    engine.apply(spec("a"), "text")
+    engine.repin(A, cpus=CpuSet.of(5))
+    before = host.state()
+    assert engine.apply(spec("a"), "text").result == "unchanged"
+    assert host.state() == before
+
+
+def test_only_vcpus_whose_cpu_goes_are_moved_and_each_of_them_once(host):
+    engine = host.program()
+    engine.apply(spec("a", vcpus=3), "text")
+    pid = host.hypervisor.pids["default_a"]
+    counting = Faults()
+    move = host.program(counting).repin(A, cpus=CpuSet.parse("2-4"))
+    assert isinstance(move, Move)
+    assert move.order == (0,)
+    settings = [name for name in counting.names if name == f"affinity {pid + 2}"]
+    assert len(settings) == 1
+    assert not [name for name in counting.names if name in {f"affinity {pid + 3}", f"affinity {pid + 4}"}]
+    assert places(engine)[0] == ["4", "2", "3"]
+
+
+def test_every_thread_is_always_on_its_old_or_its_new_cpu(host, monkeypatch):
+    engine = host.program()
+    engine.apply(spec("a", vcpus=2), "text")
+    pid = host.hypervisor.pids["default_a"]
+    seen: dict[int, list[str]] = {pid + 2: [], pid + 3: []}
+    taken = host.threads.set_affinity
+
+    def noted(tid, cpus):
+        taken(tid, cpus)
+        for vcpu, path in seen.items():
+            path.append(str(host.threads.affinity(vcpu)))
+
+    monkeypatch.setattr(host.threads, "set_affinity", noted)
+    engine.repin(A, cpus=CpuSet.parse("2-3"))
+    assert set(seen[pid + 2]) <= {"1", "3"}
+    assert set(seen[pid + 3]) == {"2"}
+
+
+def test_libvirts_books_follow_the_vcpus(host):
+    engine = host.program()
+    engine.apply(spec("a"), "text")
+    engine.repin(A, cpus=CpuSet.of(4))
+    assert host.hypervisor.pins["default_a"]["vcpupin", 0] == CpuSet.of(4)
+
+
+def test_a_dry_run_moves_nothing(host):
+    engine = host.program()
+    engine.apply(spec("a"), "text")
+    before = host.state()
+    move = engine.plan_move(A, cpus=CpuSet.of(4))
+    assert isinstance(move, Move)
+    assert (str(move.here.dedicated), str(move.there.dedicated), move.order) == ("1", "4", (0,))
+    assert host.state() == before
+
+
+@pytest.mark.parametrize(
+    ("cpus", "constraints"),
+    [
+        ("0", ["cpu-reserved"]),
+        ("2", ["cpu-free"]),
+        ("9", ["cpu-online"]),
+        ("3-4", ["cpu-count"]),
+        ("0,2,9", ["cpu-online", "cpu-reserved", "cpu-free", "cpu-count"]),
+    ],
+)
+def test_a_list_with_faults_is_refused_with_all_of_them(tmp_path, cpus, constraints):
+    host = FakeHost(tmp_path, cpus=6)
+    engine = host.program()
+    engine.apply(spec("a"), "text")
+    engine.apply(spec("b"), "text")
+    before = host.state()
+    answer = engine.repin(A, cpus=CpuSet.parse(cpus))
+    assert isinstance(answer, Refusal)
+    assert [reason.constraint for reason in answer.reasons] == constraints
+    assert host.state() == before
+
+
+def test_a_vm_that_sits_as_well_as_it_can_stays(tmp_path):
+    host = FakeHost(tmp_path, cpus=6)
+    engine = host.program()
+    engine.apply(spec("a"), "text")
+    before = host.state()
+    move = engine.repin(A)
+    assert isinstance(move, Move)
+    assert move.order == ()
+    assert host.state() == before
+
+
+def test_better_joins_guest_siblings_that_were_spread(tmp_path):
+    host = FakeHost(tmp_path, cpus=8, threads_per_core=2)
+    engine = host.program()
+    siblings = replace(spec("c"), cpu=replace(spec("c").cpu, topology=GuestTopology(threads=2)))
+    engine.apply(spec("a"), "text")
+    engine.apply(spec("b"), "text")
+    engine.apply(siblings, "text")
+    engine.repin(VmName(name="c"), cpus=CpuSet.parse("5-6"))
+    move = engine.repin(VmName(name="c"))
+    assert isinstance(move, Move)
+    assert str(move.there.dedicated) == "4-5"
+    assert places(engine, VmName(name="c"))[0] == ["4", "5"]
+
+
+def test_kernel_threads_are_above_real_time_vcpus_on_the_new_cpus_and_as_before_on_the_old_ones(host):
+    for tid, comm in ((11, "ksoftirqd/1"), (12, "ksoftirqd/2"), (13, "rcuc/2")):
+        folder = host.fs.path(f"/proc/{tid}")
+        folder.mkdir()
+        (folder / "comm").write_text(comm + "\n")
+    engine = host.program()
+    engine.apply(replace(spec(), cpu=replace(spec().cpu, realtime=Realtime(mask="0", vcpus=frozenset({0}), priority=3))), "text")
+    engine.repin(A, cpus=CpuSet.of(2))
+    assert [host.threads.scheduler(tid) for tid in (11, 12, 13)] == [("other", 0), ("fifo", 4), ("fifo", 4)]
+    engine.delete(A)
+    assert [host.threads.scheduler(tid) for tid in (11, 12, 13)] == [("other", 0)] * 3
+
+
+def test_what_cannot_be_moved_says_why(host):
+    engine = host.program()
+    assert engine.repin(A) is None
+    engine.apply(replace(spec(), cpu=replace(spec().cpu, dedicated=False)), "text")
+    with pytest.raises(InputError, match="no CPUs of its own"):
+        engine.repin(A)
+    engine.apply(replace(spec("h"), kind="VirtualMachine", run_strategy="Halted"), "text")
+    with pytest.raises(InputError, match="does not run"):
+        engine.repin(VmName(name="h"))
+
+
+def test_a_move_that_libvirt_refuses_is_undone(host):
+    engine = host.program()
+    engine.apply(spec("a", vcpus=2), "text")
+    before = host.state()
+    counting = Faults()
+    host.program(counting).repin(A, cpus=CpuSet.parse("3-4"))
+    pinned = counting.names.index("pin vcpu 0")
+    host.program().repin(A, cpus=CpuSet.parse("1-2"))
+    with pytest.raises(OperationFailed):
+        host.program(Faults(at=pinned)).repin(A, cpus=CpuSet.parse("3-4"))
+    assert host.state() == before
