@@ -22,7 +22,7 @@ from quietcore.errors import OperationFailed
 from quietcore.host.fs import HostFs
 from quietcore.host.kvm import Acceleration
 from quietcore.images import ImageStore, SubprocessRunner
-from quietcore.model import CpuSet, Ledger, Policy
+from quietcore.model import CpuSet, Ledger, Policy, union
 from quietcore.virt import HypervisorError
 from quietcore.virt.hypervisor import DomainView, QemuThreads
 
@@ -103,6 +103,28 @@ class FakeFs(HostFs):
         with self.faults.change(f"rmdir {path}", refused):
             self.drop(path)
 
+    def effective(self, group: str) -> CpuSet:
+        """The CPUs that tasks of a group may use: what partitions took is nobody else's."""
+        if self.version == 1:
+            return CpuSet.parse(self.read(f"{self.mount}{group}/cpuset.cpus"))
+        partitions = {
+            self._group_of(file): file for file in self.path(self.mount).rglob("cpuset.cpus.partition") if file.read_text() == "isolated\n"
+        }
+        if group in partitions:
+            return CpuSet.parse(partitions[group].with_name("cpuset.cpus.exclusive").read_text())
+        if group in {"", "/"}:
+            taken = (CpuSet.parse(file.with_name("cpuset.cpus.exclusive").read_text()) for file in partitions.values())
+            return CpuSet.parse(self.read(f"{self.mount}/cpuset.cpus")) - union(taken)
+        above = self.effective(group.rpartition("/")[0])
+        return CpuSet.parse(self.read(f"{self.mount}{group}/cpuset.cpus")) & above or above
+
+    def limit(self, tid: int) -> CpuSet:
+        """The CPUs that a task's group leaves it."""
+        return self.effective(self._group(tid))
+
+    def _group_of(self, file: Path) -> str:
+        return str(file.parent).removeprefix(str(self.path(self.mount)))
+
     def furnish(self, path: str) -> None:
         files = {"cpuset.cpus": "", "cpuset.mems": "", "tasks": ""}
         if self.version == 2:
@@ -140,6 +162,8 @@ class FakeFs(HostFs):
 
     def _move(self, path: str, text: str) -> None:
         group = path.removeprefix(self.mount).rpartition("/")[0] or "/"
+        if self.version == 1 and not self.effective(group):
+            raise OSError(errno.ENOSPC, "a cpuset without CPUs takes no task", path)
         pid = self._process_of(int(text))
         tids = [int(text)] if not path.endswith("cgroup.procs") else [int(one) for one in self.listdir(f"/proc/{pid}/task")]
         for tid in tids:
@@ -155,14 +179,15 @@ class FakeFs(HostFs):
         return [int(task.name) for task in self.path("/proc").glob("*/task/*")]
 
     def _group(self, tid: int) -> str:
-        return self.read(f"/proc/{self._process_of(tid)}/task/{tid}/cgroup").strip().rpartition(":")[2]
+        return self.read(f"/proc/{tid}/cgroup").strip().rpartition(":")[2]
 
 
 class FakeThreads:
-    """Affinities and policies of threads, as the scheduler keeps them."""
+    """Affinities and policies of threads, as the scheduler keeps them: an affinity never leaves the thread's cpuset."""
 
-    def __init__(self, faults: Faults, everyone: CpuSet) -> None:
+    def __init__(self, faults: Faults, everyone: CpuSet, fs: FakeFs) -> None:
         self.faults = faults
+        self.fs = fs
         self.affinities: dict[int, CpuSet] = {}
         self.policies: dict[int, tuple[Policy, int]] = {}
         self.everyone = everyone
@@ -172,7 +197,10 @@ class FakeThreads:
 
     def set_affinity(self, tid: int, cpus: CpuSet) -> None:
         with self.faults.change(f"affinity {tid}", refused):
-            self.affinities[tid] = cpus
+            allowed = cpus & self.fs.limit(tid)
+            if not allowed:
+                raise OSError(errno.EINVAL, "none of these CPUs is in the thread's cpuset")
+            self.affinities[tid] = allowed
 
     def scheduler(self, tid: int) -> tuple[Policy, int]:
         return self.policies.get(tid, ("other", 0))
@@ -187,13 +215,14 @@ def _hypervisor_refused() -> HypervisorError:
 
 
 class FakeHypervisor:
-    """Domains as processes of the folder, in libvirt's layout or (`bare`) all in one group."""
+    """Domains as processes of the folder, in libvirt's layout or (`bare`) all in one group; the kernel adds threads of its own."""
 
     def __init__(self, fs: FakeFs, faults: Faults, threads: FakeThreads, *, bare: bool) -> None:
         self.fs = fs
         self.threads_of_host = threads
         self.faults = faults
         self.bare = bare
+        self._iothreads: dict[str, int] = {}
         self.running: dict[str, DomainView] = {}
         self.pids: dict[str, int] = {}
         self.xmls: dict[str, str] = {}
@@ -210,18 +239,29 @@ class FakeHypervisor:
             name, vcpus = root.findtext("name") or "", int(root.findtext("vcpu") or 1)
             pid, self._next = self._next, self._next + 100
             home = f"/machine/qemu-{pid}-{name}.libvirt-qemu"
-            for index, comm in enumerate(["qemu-system-x86", "call_rcu", *(f"CPU {n}/TCG" for n in range(vcpus))]):
-                group = "/" if self.bare else f"{home}/emulator" if index < 2 else f"{home}/vcpu{index - 2}"
-                self._thread(pid, pid + index, comm, group)
+            iothreads = int(root.findtext("iothreads") or 0)
+            groups = ["emulator", "emulator", *(f"vcpu{n}" for n in range(vcpus)), *(f"iothread{n}" for n in range(1, iothreads + 1))]
+            comms = ["qemu-system-x86", "call_rcu", *(f"CPU {n}/TCG" for n in range(vcpus)), *(f"IO iothread{n}" for n in range(iothreads))]
+            for index, (comm, group) in enumerate(zip(comms, groups, strict=True)):
+                self._thread(pid, pid + index, comm, "/" if self.bare else f"{home}/{group}")
+            for index, comm in enumerate((f"vhost-{pid}", f"kvm-pit/{pid}")):
+                self._thread(pid + 90 + index, pid + 90 + index, comm, "/")
             if not self.bare:
-                for group in ("/machine", home, f"{home}/emulator", *(f"{home}/vcpu{n}" for n in range(vcpus))):
-                    if not self.fs.is_dir(self.fs.mount + group):
-                        self.fs.path(self.fs.mount + group).mkdir()
-                        self.fs.furnish(self.fs.mount + group)
+                self._make_groups(home, groups)
             view = DomainView(name=name, uuid=root.findtext("uuid") or "", state="paused", persistent=False)
-            self.running[name], self.pids[name], self._vcpus[name] = view, pid, vcpus
+            self.running[name], self.pids[name] = view, pid
+            self._vcpus[name], self._iothreads[name] = vcpus, iothreads
             self.xmls[name], self.pins[name] = xml, {}
             return view
+
+    def _make_groups(self, home: str, names: list[str]) -> None:
+        for group in ("/machine", home, *sorted({f"{home}/{name}" for name in names})):
+            path = self.fs.mount + group
+            if not self.fs.is_dir(path):
+                self.fs.path(path).mkdir()
+                self.fs.furnish(path)
+                if self.fs.version == 1:
+                    self.fs.path(f"{path}/cpuset.cpus").write_text(self.fs.read(f"{self.fs.mount}/cpuset.cpus"))
 
     def find(self, name: str) -> DomainView | None:
         return self.running.get(name)
@@ -244,7 +284,9 @@ class FakeHypervisor:
 
     def threads(self, name: str) -> QemuThreads:
         pid = self.pids[name]
-        return QemuThreads(vcpus={pid + 2 + vcpu: vcpu for vcpu in range(self._vcpus[name])}, iothreads={})
+        first = pid + 2 + self._vcpus[name]
+        iothreads = {first + number: number + 1 for number in range(self._iothreads[name])}
+        return QemuThreads(vcpus={pid + 2 + vcpu: vcpu for vcpu in range(self._vcpus[name])}, iothreads=iothreads)
 
     def xml(self, name: str) -> str:
         root = etree.fromstring(self.xmls[name])
@@ -285,8 +327,8 @@ class FakeHypervisor:
 
     def end(self, name: str) -> None:
         pid = self.pids[name]
-        for folder in (f"/proc/{tid}" for tid in self.fs.listdir(f"/proc/{pid}/task")):
-            _remove(self.fs.path(folder))
+        for tid in (*self.fs.listdir(f"/proc/{pid}/task"), pid + 90, pid + 91):
+            _remove(self.fs.path(f"/proc/{tid}"))
         _remove(self.fs.path(f"/proc/{pid}"))
         home = self.fs.path(f"{self.fs.mount}/machine/qemu-{pid}-{name}.libvirt-qemu")
         _remove(home)
@@ -337,7 +379,7 @@ class FakeHost:
 
     def __post_init__(self) -> None:
         self.fs = FakeFs(self.root, self.faults, version=self.version, partitions=self.partitions)
-        self.threads = FakeThreads(self.faults, CpuSet.range(self.cpus))
+        self.threads = FakeThreads(self.faults, CpuSet.range(self.cpus), self.fs)
         self.hypervisor = FakeHypervisor(self.fs, self.faults, self.threads, bare=self.bare)
         self.events: list[Event] = []
         mounts = f"cgroup {V1} cgroup rw,cpuset 0 0\n" if self.version == 1 else f"cgroup2 {V2} cgroup2 rw 0 0\n"

@@ -7,8 +7,9 @@ from fractions import Fraction
 
 import pytest
 
+from quietcore.engine import Engine
 from quietcore.errors import InputError
-from quietcore.model import ClusterConfig, CpuSpec, GuestTopology, MemorySpec, Realtime, VmName, VmSpec
+from quietcore.model import ClusterConfig, CpuSpec, GuestTopology, IoThreads, MemorySpec, Realtime, VmName, VmSpec
 from tests.shell.fake_host import FakeHost
 
 KINDS = {
@@ -27,6 +28,11 @@ def spec(name: str = "a", vcpus: int = 1, **changes: object) -> VmSpec:
     return replace(one, **changes)
 
 
+def helper_cpus(engine: Engine, name: str = "a") -> set[str]:
+    """Where the threads of a VM may run that are neither vCPUs nor the timer's, which follows vCPU 0."""
+    return {str(thread.allowed) for thread in engine.observation(VmName(name=name)).census.others if thread.role != "pit"}
+
+
 @pytest.fixture(params=KINDS, ids=list(KINDS))
 def host(request, tmp_path) -> FakeHost:
     return FakeHost(tmp_path, **KINDS[request.param])
@@ -40,8 +46,25 @@ def test_a_vm_gets_its_cpus_and_verify_agrees(host):
     assert view.phase == "Running"
     seen = engine.observation(view.entry.vm)
     assert [str(thread.allowed) for thread in seen.census.vcpus] == ["1", "2"]
-    assert {str(thread.allowed) for thread in seen.census.others} == {"0,3"}
+    assert helper_cpus(engine) == {"0,3"}
     assert engine.verify(view).ok
+
+
+@pytest.mark.parametrize(("strategy", "others"), [("dedicated", "0,3"), ("housekeeping", "3"), ("whole", "1-2")])
+def test_every_strategy_puts_every_kind_of_thread_in_its_place(host, strategy, others):
+    engine = host.program()
+    one = replace(spec(vcpus=2), strategy=strategy, io_threads=IoThreads(policy="shared"))
+    if strategy == "housekeeping":
+        one = replace(one, cpu=replace(one.cpu, isolate_emulator=True))
+    assert engine.apply(one, "text").result == "created"
+    view = engine.view(one.vm)
+    assert view is not None
+    threads = engine.observation(one.vm).census.threads
+    assert [str(thread.allowed) for thread in threads if thread.role in {"vcpu", "pit"}] == ["1", "2", "1"]
+    assert helper_cpus(engine) == {others}
+    assert {thread.role for thread in threads} >= {"emulator", "vhost", "pit", "vcpu"}
+    assert engine.verify(view).ok
+    assert engine.apply(one, "text").result == "unchanged"
 
 
 def test_the_same_manifest_again_changes_nothing(host):
@@ -70,10 +93,9 @@ def test_helper_threads_of_other_vms_follow_the_shrinking_pool(host):
     engine.apply(spec("a"), "text")
     engine.apply(spec("b"), "text")
     for name in ("a", "b"):
-        others = engine.observation(VmName(name=name)).census.others
-        assert {str(thread.allowed) for thread in others} == {"0,3"}
+        assert helper_cpus(engine, name) == {"0,3"}
     engine.delete(VmName(name="b"))
-    assert {str(thread.allowed) for thread in engine.observation(VmName(name="a")).census.others} == {"0,2-3"}
+    assert helper_cpus(engine) == {"0,2-3"}
 
 
 def test_a_shared_vm_floats_on_the_pool_and_leaves_dedicated_cpus(host):
