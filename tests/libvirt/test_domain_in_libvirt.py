@@ -59,7 +59,7 @@ def build(root: Path, spec, **fields):
 
 
 def test_the_qemu_driver_takes_every_domain_and_reads_it_as_we_do(root):
-    rendered = {f"{name}.xml": domain.render(spec, plan(spec), build(root, spec, vnc_socket="/run/vnc")) for name, spec in SPECS.items()}
+    rendered = {f"{name}.xml": domain.render(spec, plan(spec), build(root, spec)) for name, spec in SPECS.items()}
     answers = ask_libvirt(root / "defined", rendered)
     assert {name: answer.get("error") for name, answer in answers.items()} == dict.fromkeys(rendered)
     for name, xml in rendered.items():
@@ -103,7 +103,7 @@ def test_domains_start_and_have_the_pins_that_were_asked_for(root):
         f"{spec.vm.name}.start.xml": domain.render(
             spec,
             plans[spec.vm.name],
-            build(root, spec, vnc_socket=str(root / f"{spec.vm.name}.vnc"), console_log=str(root / f"{spec.vm.name}.log")),
+            build(root, spec, console_log=str(root / f"{spec.vm.name}.log")),
         )
         for spec in (shared, owner)
     }

@@ -137,7 +137,7 @@ def test_a_vhost_user_interface_shares_the_memory():
 
 def test_a_realtime_guest_has_nothing_that_disturbs_it():
     spec = dedicated(cpu={"realtime": Realtime(vcpus=frozenset({0}))}, memory={"guest_bytes": GI, "locked": True})
-    root = tree(spec, vnc_socket="/run/vnc")
+    root = tree(spec)
     assert [one.tag for one in root.find("memoryBacking")] == ["nosharepages", "locked"]
     assert root.find("features/pmu").get("state") == "off"
     assert root.find("devices/memballoon").get("model") == "none"
@@ -321,12 +321,12 @@ def test_the_clock(offset, written):
 
 
 def test_the_console_is_a_pty_with_a_log_and_graphics_are_a_socket():
-    root = tree(vm(rng=True), console_log="/log/console", vnc_socket="/run/vnc")
+    root = tree(vm(rng=True), console_log="/log/console")
     assert root.find("devices/serial").get("type") == "pty"
     assert attributes(root, "devices/serial/log") == [{"file": "/log/console", "append": "on"}]
-    assert attributes(root, "devices/graphics") == [{"type": "vnc", "socket": "/run/vnc"}]
+    assert (attributes(root, "devices/graphics"), attributes(root, "devices/graphics/listen")) == ([{"type": "vnc"}], [{"type": "socket"}])
     assert attributes(root, "devices/rng/backend") == [{"model": "random"}]
-    assert tree(vm(), vnc_socket="").find("devices/graphics") is None
+    assert tree(vm(graphics=False)).find("devices/graphics") is None
 
 
 def test_facts_read_back_what_was_rendered():
@@ -355,6 +355,7 @@ def test_facts_read_back_what_was_rendered():
         hugepage_bytes=(2 * MI,),
         disks=(DomainDisk(target="vda", source="/images/root.qcow2", format="qcow2", bus="virtio", iothread=1),),
         emulator="/usr/bin/qemu-system-x86_64",
+        graphics=("vnc",),
     )
 
 

@@ -61,7 +61,7 @@ SPECS = {
     ),
 }
 BUILDS = {
-    "kvm": {"vnc_socket": "/run/vnc", "console_log": "/log/c", "passt": True},
+    "kvm": {"console_log": "/log/c", "passt": True},
     "tcg": {"domain_type": "qemu", "loader": "/fw/code", "nvram": "/fw/vars", "nvram_template": "/fw/template"},
 }
 

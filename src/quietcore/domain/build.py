@@ -23,13 +23,13 @@ class DiskFile:
 class Build:
     """Everything beside spec and plan that the XML needs. An empty text means: there is none.
 
-    `uuid` stands in where the manifest names no firmware uuid. `disks` maps the spec's disk names to files. `console_log` is a
-    file that gets a copy of the serial console. `vnc_socket` is the UNIX socket of the graphics. `loader` and `nvram` are the
-    EFI code and the VM's own variables, made from `nvram_template`. `libvirt_version` is libvirt's number (9000000 is 9.0.0).
-    `passt` says whether that program is installed, `bind_memory` whether the host has more than one NUMA node, `may_lock_memory`
-    whether libvirt may raise QEMU's limit of locked memory (in a container it often may not). `default_bridge` is the host's bridge
-    for interfaces of the pod network. `node_cpus` maps the host's NUMA nodes to their CPUs; where it is left empty QEMU's pin for
-    the start is wider than it has to be.
+    `uuid` stands in where the manifest names no firmware uuid. `disks` maps the spec's disk names to files. `console_log` is
+    a file that gets a copy of the serial console. `loader` and `nvram` are the EFI code and the VM's own variables, made from
+    `nvram_template`. `libvirt_version` is libvirt's number (9000000 is 9.0.0). `passt` says whether that program is
+    installed, `bind_memory` whether the host has more than one NUMA node, `may_lock_memory` whether libvirt may raise QEMU's
+    limit of locked memory (in a container it often may not). `default_bridge` is the host's bridge for interfaces of the pod
+    network. `node_cpus` maps the host's NUMA nodes to their CPUs; where it is left empty QEMU's pin for the start is wider
+    than it has to be.
     """
 
     uuid: str
@@ -39,7 +39,6 @@ class Build:
     kernel: str = ""
     initrd: str = ""
     console_log: str = ""
-    vnc_socket: str = ""
     loader: str = ""
     nvram: str = ""
     nvram_template: str = ""

@@ -21,14 +21,14 @@ def contribute(draft: Draft) -> None:
 
 
 def _graphics(draft: Draft) -> None:
-    """VNC on a UNIX socket, where the host offers one. It makes the thread `vnc_worker`, which is housekeeping."""
-    if not draft.spec.graphics or not draft.build.vnc_socket:
+    """VNC on a UNIX socket that libvirt makes in the domain's own folder. It brings the thread `vnc_worker`, which is housekeeping."""
+    if not draft.spec.graphics:
         return
     if draft.spec.cpu.realtime is not None:
         draft.notes.append("a real-time guest gets no graphics device")
         return
     devices = draft.section("devices")
-    add(devices, "graphics", type="vnc", socket=draft.build.vnc_socket)
+    add(add(devices, "graphics", type="vnc"), "listen", type="socket")
     kind = "vga" if draft.spec.architecture == "amd64" else "virtio"
     add(add(devices, "video"), "model", type=kind, heads=1, **({"vram": 16384} if kind == "vga" else {}))
 
