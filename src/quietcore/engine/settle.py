@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -13,7 +13,7 @@ from quietcore.engine.undo import UndoStack
 from quietcore.engine.world import World
 from quietcore.host import cgroups, threads
 from quietcore.isolation import Isolation, isolate, mechanism_of
-from quietcore.model import Entry, HostThread, Ledger, Plan, SetScheduler
+from quietcore.model import Applied, Entry, HostThread, Ledger, Plan, SetScheduler
 
 _ROUNDS: Final = 4
 """QEMU's workers come and go: the census is repeated until it finds nothing to do, at most this often."""
@@ -34,10 +34,18 @@ def choose(world: World, ledger: Ledger, entry: Entry, plan: Plan, seen: Observa
     return replace(entry, restore=restore, limits=isolation.limits)
 
 
-def settle(world: World, entry: Entry, plan: Plan, seen: Observation | None = None, undo: UndoStack | None = None) -> int:
+def settle(
+    world: World,
+    entry: Entry,
+    plan: Plan,
+    seen: Observation | None = None,
+    undo: UndoStack | None = None,
+    *,
+    tell: Callable[[Applied], None] | None = None,
+) -> int:
     """Apply the steps of `entry.mechanism`: at start, after the shared pool changed, or as a repair. Gives the number of writes.
 
-    Every write is pushed on `undo` where one is given.
+    Every write is pushed on `undo` and told to `tell` where they are given.
     """
     applier = Applier(world.fs, world.control, cgroups.hierarchy(world.fs))
     total = 0
@@ -49,6 +57,8 @@ def settle(world: World, entry: Entry, plan: Plan, seen: Observation | None = No
                 done += 1
                 if undo is not None:
                     undo.push("a write", partial(applier.undo, applied))
+                if tell is not None:
+                    tell(applied)
         total += done
         if not done:
             break

@@ -140,12 +140,13 @@ def facts(fs: HostFs, tree: Hierarchy, groups: Groups, probe: Probe) -> CgroupFa
     )
     if groups.layout == "none":
         return bare
+    bare = replace(bare, quota_mount=tree.mount if tree.version == 2 else _v1_cpu_mount(fs))
     home = f"{tree.mount}{groups.home}"
     children = [f"{groups.home}/{name}" for name in fs.listdir(home) if fs.is_dir(f"{home}/{name}")] if fs.is_dir(home) else []
     exclusive = {level: fs.read_or(bare.file(level, "cpuset.cpus.exclusive"), _ABSENT) for level in bare.levels}
     states = {group: fs.read_or(bare.file(group, "cpuset.cpus.partition"), "").strip() for group in (groups.home, *children)}
     vcpus = [group for group in children if group.startswith(f"{groups.home}/vcpu")]
-    quotas = {group: _quota(fs, tree, bare, group) for group in (*bare.levels, *vcpus)}
+    quotas = {group: _quota(fs, bare, group) for group in (*bare.levels, *vcpus)}
     return replace(
         bare,
         exclusive=MappingProxyType({level: CpuSet.parse(text) for level, text in exclusive.items() if text != _ABSENT}),
@@ -163,14 +164,11 @@ def _has_weight(fs: HostFs, tree: Hierarchy, groups: Groups) -> bool:
     return any(fs.exists(f"{tree.mount}{group}/cpu.weight") for group in groups.vcpus.values())
 
 
-def _quota(fs: HostFs, tree: Hierarchy, facts_: CgroupFacts, level: str) -> str:
-    """The finite CPU quota of a level as the kernel prints it, "" for none."""
-    if tree.version == 2:
-        text = fs.read_or(facts_.file(level, "cpu.max"), "max").strip()
-        return "" if text.startswith("max") else text
-    cpu_mount = _v1_cpu_mount(fs)
-    text = fs.read_or(f"{cpu_mount}{level}/cpu.cfs_quota_us", "-1").strip() if cpu_mount else "-1"
-    return "" if text.startswith("-") else text
+def _quota(fs: HostFs, facts_: CgroupFacts, group: str) -> str:
+    """The finite CPU quota of a group as the kernel prints it, "" for none."""
+    path = facts_.quota_file(group)
+    text = fs.read_or(path, "").strip() if path else ""
+    return "" if text.startswith(("max", "-")) else text
 
 
 def _v1_cpu_mount(fs: HostFs) -> str:

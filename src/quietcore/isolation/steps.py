@@ -164,6 +164,7 @@ def _cpuset_v1(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator
             yield MakeGroup(path=f"{facts.mount}{group}")
             yield SetValue(path=facts.file(group, "cpuset.mems"), value=facts.root_mems, readback="cpus")
     yield from _cpusets(plan, census, facts)
+    yield from _no_quota(facts)
 
 
 def _v1_group(facts: CgroupFacts, group: str, cpus: CpuSet) -> Iterator[Step]:
@@ -217,7 +218,7 @@ def _no_quota(facts: CgroupFacts) -> Iterator[Step]:
     """A finite quota on the VM's own groups would throttle its vCPUs; one further up is the administrator's and an error of verify."""
     for group in sorted(facts.quotas):
         if group == facts.home or group.startswith(f"{facts.home}/"):
-            yield SetValue(path=facts.file(group, "cpu.max"), value="max", readback="prefix")
+            yield SetValue(path=facts.quota_file(group), value="max" if facts.version == 2 else "-1", readback="prefix")
 
 
 def _non_vcpu(plan: Plan, facts: CgroupFacts) -> CpuSet:

@@ -22,7 +22,8 @@ class CgroupFacts:
     `home` is the group that holds all threads of the VM: libvirt's, or the one that we make in the bare layout.
     `partitions` is what a probe in scratch groups found; `why_not` is the sentence where it found that they do not work.
     `exclusive` holds cpuset.cpus.exclusive of `home` and every group above it; `quotas` the finite CPU quotas of these and of
-    the vCPUs' groups. `weights` says whether the cpu controller reaches the vCPUs' groups.
+    the vCPUs' groups, which on cgroup v1 are in the cpu hierarchy, mounted at `quota_mount`. `weights` says whether the cpu
+    controller reaches the vCPUs' groups.
     """
 
     version: Literal[1, 2]
@@ -37,6 +38,7 @@ class CgroupFacts:
     exclusive: Mapping[str, CpuSet] = field(default_factory=lambda: MappingProxyType({}))
     partition_states: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     quotas: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    quota_mount: str = ""
     weights: bool = False
     root_cpus: CpuSet = CpuSet()
     root_mems: str = "0"
@@ -44,6 +46,12 @@ class CgroupFacts:
     def file(self, group: str, name: str) -> str:
         """The path of one file of a group on the host."""
         return f"{self.mount}{group.rstrip('/')}/{name}"
+
+    def quota_file(self, group: str) -> str:
+        """The path of a group's CPU quota, "" where there is no cpu hierarchy."""
+        if not self.quota_mount:
+            return ""
+        return f"{self.quota_mount}{group.rstrip('/')}/{'cpu.max' if self.version == 2 else 'cpu.cfs_quota_us'}"
 
     @property
     def levels(self) -> tuple[str, ...]:
