@@ -20,6 +20,8 @@ class Config:
     """Every setting with its default. `qemu_user` is the account under which libvirt starts QEMU (qemu.conf `user`).
 
     `bridge` is the host's bridge for interfaces with the binding `bridge` on the pod network.
+    `socket` is the agent's; the members of `group` may read through it, those of `change_group` ("": only root) change VMs.
+    `resync_s` seconds lie between two looks at everything that no event announced.
     """
 
     state_dir: str = "/var/lib/quietcore"
@@ -30,12 +32,17 @@ class Config:
     bridge: str = ""
     strategy: Strategy = "dedicated"
     options: Options = field(default_factory=Options)
+    socket: str = "/run/quietcore/agent.sock"
+    group: str = "quietcore"
+    change_group: str = ""
+    resync_s: float = 30.0
 
 
 _SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "paths": ("state",),
     "hypervisor": ("uri", "acceleration", "qemu_user", "emulator", "bridge"),
     "isolation": ("strategy",),
+    "agent": ("socket", "group", "change_group", "resync_seconds"),
     "placement": (
         "reserved_cpus",
         "compat",
@@ -57,7 +64,7 @@ def parse(text: str, file: str = DEFAULT_PATH) -> Config:
     problems = tuple(Problem(message=message, file=file, field=place) for place, message in _faults(tables))
     if problems:
         raise InputError.of(problems)
-    hypervisor, placement = tables.get("hypervisor", {}), tables.get("placement", {})
+    hypervisor, placement, agent = (tables.get(name, {}) for name in ("hypervisor", "placement", "agent"))
     return Config(
         state_dir=tables.get("paths", {}).get("state", Config().state_dir),
         strategy=tables.get("isolation", {}).get("strategy", "dedicated"),
@@ -70,6 +77,10 @@ def parse(text: str, file: str = DEFAULT_PATH) -> Config:
             reserved_cpus=CpuSet.parse(placement["reserved_cpus"]) if "reserved_cpus" in placement else None,
             reserved_memory={int(node): dict(types) for node, types in tables.get("reserved_memory", {}).items()},
         ),
+        socket=agent.get("socket", Config().socket),
+        group=agent.get("group", "quietcore"),
+        change_group=agent.get("change_group", ""),
+        resync_s=float(agent.get("resync_seconds", 30.0)),
         **hypervisor,
     )
 
@@ -110,6 +121,12 @@ def _fault(key: str, value: object) -> str:
         known = {one.name.replace("_", "-") for one in fields(CpuPolicyOptions)}
         unknown = sorted(set(value) - known) if isinstance(value, list) else [str(value)]
         return f"must be a list of {', '.join(sorted(known))}; not {', '.join(map(str, unknown))}" if unknown else ""
+    if key == "resync_seconds":
+        return (
+            ""
+            if isinstance(value, int | float) and not isinstance(value, bool) and value >= 1
+            else "must be a number of seconds, at least 1"
+        )
     if not isinstance(value, str):
         return "must be a text"
     if key == "reserved_cpus":
@@ -117,7 +134,7 @@ def _fault(key: str, value: object) -> str:
             return "" if CpuSet.parse(value) else "at least one CPU stays with the host"
         except ValueError as err:
             return str(err)
-    if key == "state" and not value.startswith("/"):
+    if key in {"state", "socket"} and not value.startswith("/"):
         return "must be an absolute path"
     return ""
 

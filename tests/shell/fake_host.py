@@ -236,7 +236,7 @@ class FakeHypervisor:
     def create_paused(self, xml: str) -> DomainView:
         with self.faults.change("create", _hypervisor_refused):
             root = etree.fromstring(xml)
-            name, vcpus = root.findtext("name") or "", int(root.findtext("vcpu") or 1)
+            name, vcpus = root.findtext("name") or "", int(root.xpath("string(vcpu/@current)") or root.findtext("vcpu") or 1)
             pid, self._next = self._next, self._next + 100
             home = f"/machine/qemu-{pid}-{name}.libvirt-qemu"
             iothreads = int(root.findtext("iothreads") or 0)

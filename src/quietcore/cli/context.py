@@ -41,6 +41,11 @@ class App:
     quiet: bool = False
 
     @cached_property
+    def hypervisor(self) -> LibvirtHypervisor:
+        """This host's libvirt."""
+        return LibvirtHypervisor(self.config.uri)
+
+    @cached_property
     def world(self) -> World:
         """This host."""
         state = Path(self.config.state_dir)
@@ -49,7 +54,7 @@ class App:
             config=self.config,
             fs=HostFs(),
             control=KernelThreads(),
-            hypervisor=LibvirtHypervisor(self.config.uri),
+            hypervisor=self.hypervisor,
             books=LedgerFile(state),
             store=ImageStore(state / "images", runner),
             runner=runner,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 
 import click
@@ -51,15 +52,20 @@ def show(app: App, output: str) -> None:
 
 
 @click.command()
-@click.option("--once", is_flag=True, required=True, help="Make one pass and exit (what the systemd unit does after a boot).")
+@click.option("--once", is_flag=True, help="Make one pass and exit.")
 @click.pass_obj
 def agent(app: App, *, once: bool) -> int:
-    """Bring this host to what its books say: finish, undo, free, start again what its run strategy wants running.
+    """Keep this host as its books say: finish, undo, free, start again what its run strategy wants running.
 
-    Example: quietcore agent --once
+    Without --once it stays: it puts back what drifts as soon as an event or its slow resync shows it, and answers on its
+    socket. SIGTERM ends it; VMs run on. Example: quietcore agent --once
     """
-    del once
     app.need_root("the agent")
+    if not once:
+        from quietcore.agent import service  # noqa: PLC0415  # one pass needs no ears
+
+        service.run(app.world, app.hypervisor, environment=dict(os.environ))
+        return ExitCode.OK
     outcomes = app.engine.reconcile()
     for outcome in outcomes:
         click.echo(f"{outcome.vm} {'refused: ' + outcome.refusal.message if outcome.refusal else 'started'}")

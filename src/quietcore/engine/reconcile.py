@@ -19,7 +19,7 @@ from quietcore.engine.pool import current_plan, follow_pool, interrupts_away
 from quietcore.engine.start import start
 from quietcore.engine.teardown import ask_to_end, tear_down
 from quietcore.engine.world import Event, World
-from quietcore.errors import OperationFailed
+from quietcore.errors import InputError, OperationFailed, TimedOut, UndoFailed
 from quietcore.host import cgroups
 from quietcore.model import Entry, Ledger, Machine, Refusal, VmName
 
@@ -69,19 +69,26 @@ def recover(world: World, machine: Machine, ledger: Ledger) -> Ledger:
     return ledger
 
 
-def restart(world: World, machine: Machine, ledger: Ledger) -> tuple[Ledger, tuple[Restarted, ...]]:
+def restart(
+    world: World,
+    machine: Machine,
+    ledger: Ledger,
+    *,
+    failed: frozenset[VmName] = frozenset(),
+    held: frozenset[VmName] = frozenset(),
+) -> tuple[Ledger, tuple[Restarted, ...]]:
     """Start every stopped VM whose run strategy wants it to run. The caller holds the lock and has recovered.
 
-    `Always` always; `RerunOnFailure` after a reboot of the host, which is a failure; a bare VirtualMachineInstance never, as
-    in KubeVirt, where it ends with its node.
+    `Always` always; `RerunOnFailure` after a failure: of the guest or QEMU (`failed`), or a reboot of the host; a bare
+    VirtualMachineInstance never, as in KubeVirt, where it ends with its node. Those that are `held` wait for another time.
     """
     outcomes = []
     for entry in ledger.entries:
-        if entry.phase != "stopped" or not _wants_to_run(world, entry):
+        if entry.phase != "stopped" or entry.vm in held or not _wants_to_run(world, entry, failed):
             continue
         try:
             answer = start(world, machine, ledger, replace(entry, known=True))
-        except OperationFailed as err:
+        except (OperationFailed, UndoFailed, TimedOut, InputError) as err:
             _tell(world, entry.vm, "failed", str(err))
             outcomes.append(Restarted(vm=entry.vm, refusal=Refusal(message=str(err), vm=entry.vm, reason="StartFailed")))
             continue
@@ -93,9 +100,10 @@ def restart(world: World, machine: Machine, ledger: Ledger) -> tuple[Ledger, tup
     return ledger, tuple(outcomes)
 
 
-def _wants_to_run(world: World, entry: Entry) -> bool:
+def _wants_to_run(world: World, entry: Entry, failed: frozenset[VmName]) -> bool:
     strategy = entry.spec.run_strategy
-    return strategy == "Always" or (strategy == "RerunOnFailure" and bool(entry.boot_id) and entry.boot_id != world.boot_id)
+    rebooted = bool(entry.boot_id) and entry.boot_id != world.boot_id
+    return strategy == "Always" or (strategy == "RerunOnFailure" and (rebooted or entry.vm in failed))
 
 
 def _stopped(entry: Entry) -> Entry:

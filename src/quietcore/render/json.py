@@ -10,7 +10,7 @@ import yaml
 
 from quietcore.errors import Problem, QuietcoreError
 from quietcore.model import CpuSet, Finding, HostThread, LogicalCpu, MemoryBinding, NumaNode, Plan, Reason, Refusal, VcpuPlacement, VmName
-from quietcore.render.values import CpuUse, Description, DescriptionList, HostMap, PlanList, Printable, Verification
+from quietcore.render.values import Care, CpuUse, Description, DescriptionList, HostMap, PlanList, Printable, Verification
 
 API_VERSION: Final = "quietcore.io/v1alpha1"
 Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
@@ -140,6 +140,16 @@ def _description(description: Description) -> Fields:
         "memory": [_memory(binding) for binding in plan.memory] if plan else [],
         "vcpus": [_running_vcpu(vcpu, running.get(vcpu.vcpu)) for vcpu in placed],
         "threads": [_thread(thread) for thread in census.threads] if census else [],
+        "agent": None if description.care is None else _care(description.care),
+    }
+
+
+def _care(care: Care) -> Fields:
+    return {
+        "repairs": care.repairs,
+        "lastReactionSeconds": care.last_reaction_s,
+        "maxReactionSeconds": care.max_reaction_s,
+        "findings": [_finding(finding) for finding in care.findings],
     }
 
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Final
 
 from quietcore.model import CpuSet, Finding, HostThread, MemoryBinding, Quantity, VmName
-from quietcore.render.values import Description, DescriptionList, Verification
+from quietcore.render.values import Care, Description, DescriptionList, Verification
 
 _GAP: Final = "   "
 NOTHING: Final = "-"
@@ -88,6 +88,7 @@ def describe_text(description: Description) -> str:
         ("Dedicated CPUs", str(plan.dedicated) if plan else ""),
         ("Other threads", str(plan.emulator) if plan else ""),
         ("Memory", memory(plan.memory) if plan else ""),
+        *((("Agent", _care(description.care)),) if description.care else ()),
     ]
     text = "".join(f"{label + ':':16}{value or NOTHING}\n" for label, value in facts)
     if plan and plan.vcpus:
@@ -100,6 +101,16 @@ def describe_text(description: Description) -> str:
     if census:
         text += "\nThreads:\n" + threads_table(census.threads, indent="  ")
     return text
+
+
+def _care(care: Care) -> str:
+    """What the agent did: repairs, how quickly, and what it could not put right."""
+    if care.last_reaction_s is None or care.max_reaction_s is None:
+        speed = ""
+    else:
+        speed = f", reaction last {care.last_reaction_s * 1000:.1f} ms, longest {care.max_reaction_s * 1000:.1f} ms"
+    wrong = "".join(f"; {one.code}: {one.kind} {one.id}: expected {one.expected}, is {one.actual}" for one in care.findings)
+    return f"{care.repairs} repair{'' if care.repairs == 1 else 's'}{speed}{wrong}"
 
 
 def threads_table(threads: Iterable[HostThread], *, indent: str = "") -> str:

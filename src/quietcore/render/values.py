@@ -23,12 +23,27 @@ class PlanList:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Care:
+    """What the agent did for one VM since the VM or the agent started.
+
+    A reaction is the time from an event to the moment when everything was in its place again; what only the slow
+    resync found counts as a repair without a reaction. `findings` could not be put right.
+    """
+
+    repairs: int = 0
+    last_reaction_s: float | None = None
+    max_reaction_s: float | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """One VM: its entry in the books, what the hypervisor says it does, and its threads if it runs."""
+    """One VM: its entry in the books, what the hypervisor says it does, its threads if it runs, and the agent's care if one answers."""
 
     entry: Entry
     phase: str
     census: ThreadCensus | None = None
+    care: Care | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,12 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from quietcore.errors import OperationFailed, PermissionProblem, QuietcoreError
 from quietcore.model import CpuSet, VmName
+from quietcore.virt.events import DomainEvent, DomainEvents, lifecycle
 
 DomainState: TypeAlias = Literal["running", "paused", "shutdown", "crashed", "other"]
 _EMBED_SETTLE_S: Final = 2.0
+_ALIVE_EVERY_S, _ALIVE_MISSES = 10, 3
+"""A libvirt that does not answer for half a minute counts as gone."""
 _Result = TypeVar("_Result")
 LibvirtObject: TypeAlias = Any  # libvirt ships no types
 
@@ -56,6 +59,9 @@ class LibvirtHypervisor:
         self.uri = uri
         self._connection: LibvirtObject = None
         self._opened_at = 0.0
+        self._opening = threading.Lock()
+        self._lost = threading.Event()
+        self._events: DomainEvents | None = None
 
     @property
     def embedded(self) -> bool:
@@ -150,6 +156,33 @@ class LibvirtHypervisor:
         count = int(self._call(lambda connection: connection.getCPUMap()[0], "libvirt does not count the host's CPUs"))
         return tuple(cpu in cpus for cpu in range(max(count, cpus.highest + 1)))
 
+    def listen(self) -> DomainEvents:
+        """Hear of every domain's life from now on. A connection that breaks is opened again at the next use, and heard again."""
+        _start_event_loop(_libvirt())
+        self._events = DomainEvents()
+        if self._connection is not None:
+            self._register(self._events)
+        return self._events
+
+    def _register(self, events: DomainEvents) -> None:
+        libvirt, connection = _libvirt(), self._connection
+
+        def on_life(_connection: LibvirtObject, domain: LibvirtObject, event: int, detail: int, _opaque: object) -> None:
+            events.put(DomainEvent(name=domain.name(), change=lifecycle(event, detail)))
+
+        def on_tuning(_connection: LibvirtObject, domain: LibvirtObject, _parameters: object, _opaque: object) -> None:
+            events.put(DomainEvent(name=domain.name(), change="changed"))
+
+        def on_close(_connection: LibvirtObject, _reason: int, _opaque: object) -> None:
+            self._lost.set()
+            events.put(DomainEvent(name="", change="disconnected"))
+
+        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, on_life, None)
+        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_TUNABLE, on_tuning, None)
+        if not self.embedded:
+            connection.registerCloseCallback(on_close, None)
+            connection.setKeepAlive(_ALIVE_EVERY_S, _ALIVE_MISSES)
+
     def open_console(self, name: str) -> LibvirtObject:
         """A blocking stream to the guest's serial console; refused while somebody else has it open."""
         libvirt = _libvirt()
@@ -183,6 +216,13 @@ class LibvirtHypervisor:
             raise _translated(err, failure) from err
 
     def _open(self) -> LibvirtObject:
+        with self._opening:
+            return self._opened()
+
+    def _opened(self) -> LibvirtObject:
+        if self._lost.is_set():
+            self._lost.clear()
+            self._connection = None
         if self._connection is None:
             libvirt = _libvirt()
             if self.embedded:
@@ -193,6 +233,8 @@ class LibvirtHypervisor:
             except libvirt.libvirtError as err:
                 raise _unreachable(err, self.uri) from err
             self._opened_at = time.monotonic()
+            if self._events is not None:
+                self._register(self._events)
         return self._connection
 
     def _settle(self) -> None:

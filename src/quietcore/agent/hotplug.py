@@ -1,0 +1,92 @@
+"""vCPUs that were plugged in or out while the VM runs: what the books must say of them. Pure: the caller saves and acts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from quietcore.model import CpuSet, Entry, Ledger, LogicalCpu, Machine, Plan, VcpuPlacement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adjusted:
+    """A VM's entry after its vCPUs changed: those that came with their CPUs, those that went, and why others got none."""
+
+    entry: Entry
+    came: tuple[VcpuPlacement, ...] = ()
+    went: tuple[VcpuPlacement, ...] = ()
+    refused: tuple[tuple[int, str], ...] = ()
+
+
+def adjust(entry: Entry, running: frozenset[int], machine: Machine, ledger: Ledger, reserved: CpuSet) -> Adjusted:
+    """Compare the plan with the vCPUs that QEMU runs.
+
+    A vCPU that the plan does not know gets a CPU of its own where the manifest allows as many (maxSockets) and one is free,
+    nearest to the VM's other CPUs first; else it stays on the shared pool. One that was plugged out gives its CPU back; the
+    vCPUs that the VM started with are never given up, because they missing is an error.
+    """
+    plan = entry.plan
+    if plan is None:
+        return Adjusted(entry=entry)
+    went = tuple(one for one in plan.vcpus if one.vcpu >= entry.spec.cpu.topology.vcpus and one.vcpu not in running)
+    for one in went:
+        plan = _without(plan, one)
+    came, refused = [], []
+    for vcpu in sorted(running - {one.vcpu for one in plan.vcpus}):
+        free = machine.usable - machine.isolated - reserved - ledger.with_entry(replace(entry, plan=plan)).owned
+        answer = _place(entry, plan, vcpu, machine, free)
+        if isinstance(answer, str):
+            refused.append((vcpu, answer))
+            continue
+        came.append(answer)
+        plan = _with(plan, answer)
+    return Adjusted(entry=replace(entry, plan=plan), came=tuple(came), went=went, refused=tuple(refused))
+
+
+def possible_vcpus(entry: Entry) -> int:
+    """How many vCPUs the manifest lets the VM have."""
+    topology = entry.spec.cpu.topology
+    return max(entry.spec.cpu.max_sockets, topology.sockets) * topology.cores * topology.threads
+
+
+def _place(entry: Entry, plan: Plan, vcpu: int, machine: Machine, free: CpuSet) -> VcpuPlacement | str:
+    if vcpu >= possible_vcpus(entry):
+        return f"the manifest allows {possible_vcpus(entry)} vCPUs"
+    if not plan.dedicated:
+        return VcpuPlacement(vcpu=vcpu, rule="plugged in, on the shared pool as the VM's others")
+    if not free:
+        return "no CPU is free"
+    chosen = min((cpu for cpu in machine.cpus if cpu.cpu in free), key=lambda cpu: _distance(cpu, plan, machine, free))
+    realtime = entry.spec.cpu.realtime is not None and vcpu in entry.spec.cpu.realtime.vcpus
+    return VcpuPlacement(
+        vcpu=vcpu, pcpu=chosen.cpu, node=chosen.node, core=chosen.core, realtime=realtime, rule="plugged in: nearest free CPU"
+    )
+
+
+def _distance(cpu: LogicalCpu, plan: Plan, machine: Machine, free: CpuSet) -> tuple[bool, bool, bool, int]:
+    """On a node of the VM; beside a thread of the VM on its core; on a core that nobody else uses; then by number."""
+    nodes = {one.node for one in plan.vcpus}
+    siblings = machine.siblings(cpu.cpu) - CpuSet.of(cpu.cpu)
+    return (cpu.node not in nodes, not (siblings and siblings <= plan.exclusive), not siblings <= free | plan.exclusive, cpu.cpu)
+
+
+def _with(plan: Plan, one: VcpuPlacement) -> Plan:
+    return _moved(plan, CpuSet() if one.pcpu is None else CpuSet.of(one.pcpu), CpuSet(), (*plan.vcpus, one))
+
+
+def _without(plan: Plan, gone: VcpuPlacement) -> Plan:
+    rest = tuple(one for one in plan.vcpus if one != gone)
+    return _moved(plan, CpuSet(), CpuSet() if gone.pcpu is None else CpuSet.of(gone.pcpu), rest)
+
+
+def _moved(plan: Plan, more: CpuSet, less: CpuSet, vcpus: tuple[VcpuPlacement, ...]) -> Plan:
+    """The CPU enters or leaves the container that holds the vCPUs' own, and QEMU's other threads where they share these."""
+    owner = next((one.container for one in plan.assignments if not one.cpus.isdisjoint(plan.dedicated)), "")
+    return replace(
+        plan,
+        vcpus=tuple(sorted(vcpus, key=lambda one: one.vcpu)),
+        emulator=(plan.emulator | more) - less if plan.emulator == plan.dedicated else plan.emulator,
+        assignments=tuple(
+            replace(one, cpus=(one.cpus | more) - less) if one.container == owner else replace(one, cpus=one.cpus - less)
+            for one in plan.assignments
+        ),
+    )

@@ -1,0 +1,190 @@
+"""The agent against real libvirt and QEMU: what drifts is put back, VMs outlive it, a guest that powers off frees its CPU."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import libvirt
+import pytest
+from tests.libvirt.test_quietcore import Program, move_away, vmi
+
+pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(180)]
+POWER_OFF = bytes.fromhex("b486b91e00ba8084cd15ba0406b80020effaf4ebfd")
+"""Boot code: wait 2 s (int 15h, ah=86h), write S5 to the PM1a control port of q35 (0x604), halt."""
+DISK = """\
+apiVersion: kubevirt.io/v1
+kind: {kind}
+metadata:
+  name: {name}
+spec:
+{head}terminationGracePeriodSeconds: 0
+{pad}domain:
+{pad}  cpu:
+{pad}    cores: 1
+{pad}    dedicatedCpuPlacement: true
+{pad}  memory:
+{pad}    guest: 64Mi
+{pad}  resources:
+{pad}    requests:
+{pad}      memory: 64Mi
+{pad}    limits:
+{pad}      memory: 64Mi
+{pad}  devices:
+{pad}    disks:
+{pad}    - name: root
+{pad}      bootOrder: 1
+{pad}      disk:
+{pad}        bus: sata
+{pad}volumes:
+{pad}- name: root
+{pad}  hostDisk:
+{pad}    path: {path}
+{pad}    type: Disk
+"""
+
+
+class Running:
+    """`quietcore agent` as a process, told apart by the lines that it writes."""
+
+    def __init__(self, program: Program, folder) -> None:
+        self.program = program
+        self.log = folder / f"agent-{len(list(folder.glob('agent-*')))}.log"
+        with self.log.open("wb") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "quietcore", "agent"],
+                env=program.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+            )
+        self.wait_for("agent-started")
+
+    def wait_for(self, word, within_s=40):
+        deadline = time.monotonic() + within_s
+        while not (found := [line for line in self.log.read_text().splitlines() if line.startswith(word)]):
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, f"no {word} in {within_s} s:\n{self.log.read_text()}"
+            time.sleep(0.05)
+        return found
+
+    def end(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+class AgentProgram(Program):
+    """The program with a socket of its own and a resync that a test can wait for."""
+
+    def __init__(self, folder, uri):
+        super().__init__(folder, uri)
+        config = folder / "config.toml"
+        config.write_text(config.read_text() + f'[agent]\nsocket = "{folder}/agent.sock"\nresync_seconds = 1\n')
+
+
+@pytest.fixture
+def quietcore(tmp_path, libvirt_uri):
+    program = AgentProgram(tmp_path, libvirt_uri)
+    yield program
+    for name in program.owners():
+        program("delete", name, "--now")
+    assert program.domains() == []
+
+
+@pytest.fixture
+def agent(quietcore, tmp_path):
+    """A running agent; a test may end it and make another with `agent()`."""
+    started = []
+
+    def start():
+        started.append(Running(quietcore, tmp_path))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.end()
+
+
+def eventually(question, within_s=30):
+    deadline = time.monotonic() + within_s
+    while not question():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_vcpu_thread_that_is_moved_by_hand_is_put_back(quietcore, agent, tmp_path):
+    running = agent()
+    quietcore("run", "-f", vmi(tmp_path))
+    before = quietcore.json("describe", "one")
+    move_away(before["vcpus"][0]["tid"])
+    running.wait_for("drift-repaired")
+    eventually(lambda: quietcore.json("describe", "one")["threads"] == before["threads"])
+    quietcore("verify", "one")
+
+
+def test_sigterm_ends_the_agent_cleanly_and_vms_run_on_and_are_known_to_the_next(quietcore, agent, tmp_path):
+    running = agent()
+    quietcore("run", "-f", vmi(tmp_path))
+    pid = quietcore.json("describe", "one")["pid"]
+    assert running.end() == 0
+    assert running.log.read_text().splitlines()[-1].startswith("agent-stopped")
+    assert quietcore.json("describe", "one")["pid"] == pid
+    agent()
+    described = quietcore.json("describe", "one")
+    assert (described["pid"], described["phase"]) == (pid, "Running")
+    quietcore("verify", "one")
+
+
+def test_an_agent_that_is_killed_loses_nothing(quietcore, agent, tmp_path):
+    running = agent()
+    quietcore("run", "-f", vmi(tmp_path))
+    running.end(signal.SIGKILL)
+    move_away(quietcore.json("describe", "one")["vcpus"][0]["tid"])
+    agent()
+    quietcore("verify", "one")
+    assert quietcore.owners() == {"one": "running"}
+
+
+def powering_off(folder, kind="VirtualMachineInstance"):
+    disk = folder / "boot.img"
+    disk.write_bytes(POWER_OFF.ljust(510, b"\0") + b"\x55\xaa" + b"\0" * (1 << 20))
+    is_vm = kind == "VirtualMachine"
+    head = "  runStrategy: Always\n  template:\n    spec:\n      " if is_vm else "  "
+    path = folder / "boot.yaml"
+    path.write_text(DISK.format(kind=kind, name="one", head=head, pad="      " if is_vm else "  ", path=disk))
+    return path
+
+
+def test_a_guest_that_powers_off_frees_its_cpu(quietcore, agent, tmp_path):
+    agent()
+    quietcore("run", "-f", powering_off(tmp_path))
+    eventually(lambda: quietcore.owners() == {"one": "stopped"})
+    ledger = json.loads((quietcore.state / "ledger.json").read_text())
+    assert [entry["plan"] for entry in ledger["ledger"]["entries"]] == [None]
+    assert quietcore.domains() == []
+
+
+def test_a_vm_that_should_always_run_starts_again(quietcore, agent, tmp_path):
+    running = agent()
+    quietcore("run", "-f", powering_off(tmp_path, "VirtualMachine"))
+    running.wait_for("started-again")
+    quietcore("delete", "one", "--now")
+    assert quietcore.domains() == []
+
+
+def test_a_pin_that_somebody_changes_through_libvirt_is_put_back(quietcore, agent, tmp_path, request):
+    running = agent()
+    quietcore("run", "-f", vmi(tmp_path))
+    before = quietcore.json("describe", "one")["threads"]
+    connection = libvirt.open(quietcore.uri)
+    try:
+        connection.lookupByName("default_one").pinEmulator((True, True))
+    finally:
+        connection.close()
+    if "libvirt's own cgroups" in request.node.name:  # else the cpuset that we made already keeps the pin from taking effect
+        running.wait_for("drift-repaired")
+    eventually(lambda: quietcore.json("describe", "one")["threads"] == before)

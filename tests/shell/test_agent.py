@@ -1,0 +1,391 @@
+"""The agent on a fake host: every kind of drift is noticed and put right, and what cannot be is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from quietcore.model import CpuSet, GuestTopology, VmName
+from quietcore.virt import HypervisorError
+from quietcore.virt.events import DomainEvent
+from quietcore.virt.hypervisor import DomainView
+from tests.shell.fake_agent import Cared
+from tests.shell.fake_host import FakeHost
+from tests.shell.test_engine import KINDS, spec
+
+A, B = VmName(name="a"), VmName(name="b")
+V2 = KINDS["v2 libvirt partitions"]
+
+
+@pytest.fixture(autouse=True)
+def closing():
+    yield
+    while Cared.opened:
+        Cared.opened.pop().close()
+
+
+@pytest.fixture(params=KINDS, ids=list(KINDS))
+def cared(request, tmp_path) -> Cared:
+    host = FakeHost(tmp_path, **KINDS[request.param])
+    host.program().apply(spec("a"), "text")
+    return Cared(host)
+
+
+def partitioned(tmp_path, *specs, **changes) -> Cared:
+    host = FakeHost(tmp_path, **(V2 | changes))
+    for one in specs:
+        host.program().apply(one, "text")
+    return Cared(host)
+
+
+def fields(event, *names):
+    return tuple(event.fields.get(name) for name in names)
+
+
+def test_a_host_where_nothing_happens_is_left_alone(cared):
+    cared.settle()
+    before = cared.host.state()
+    writes = len(cared.host.fs.faults.names)
+    assert cared.settle(after_s=31) == []
+    assert len(cared.host.fs.faults.names) == writes
+    assert cared.host.state() == before
+
+
+def test_a_vcpu_thread_that_was_moved_away_is_put_back_and_told(cared):
+    cared.settle()
+    thread = cared.vcpu("a")
+    cared.pass_time(7)
+    cared.move("a", thread.tid, "/")
+    cared.host.threads.affinities[thread.tid] = cared.host.threads.everyone
+    assert set(cared.settle()) == {"drift-repaired"}
+    assert cared.vcpu("a") == thread
+    moved, spread = cared.log.since()[-2:]
+    assert fields(moved, "thread", "expected", "actual", "seconds_since_good", "by") == ("vCPU 0", thread.cgroup, "/", 7.0, "file")
+    assert fields(spread, "thread", "expected", "actual") == ("vCPU 0", "1", "0-3")
+    care = cared.agent.care(A)
+    assert (care.repairs, care.last_reaction_s, care.findings) == (1, 0.0, ())
+
+
+def test_what_no_event_tells_is_found_by_the_resync(cared):
+    cared.settle()
+    thread = cared.vcpu("a")
+    cared.host.threads.affinities[thread.tid] = CpuSet.parse("0-1")
+    assert cared.settle(after_s=29) == []
+    assert cared.settle(after_s=2) == ["drift-repaired"]
+    assert cared.vcpu("a").allowed == CpuSet.parse("1")
+    assert cared.agent.care(A).last_reaction_s is None
+    assert fields(cared.log.since()[-1], "by", "actual") == ("resync", "0-1")
+
+
+def test_a_rewritten_cpuset_is_written_back(cared):
+    cared.settle()
+    group = cared.vcpu("a").cgroup
+    name = "cpuset.cpus.exclusive" if cared.host.partitions else "cpuset.cpus"
+    path = cared.host.fs.path(f"{cared.host.fs.mount}{group}/{name}")
+    path.write_text("0-3\n")
+    assert cared.settle() == ["drift-repaired"]
+    assert path.read_text() == "1\n"
+
+
+def test_a_partition_that_the_kernel_dropped_is_made_again(tmp_path):
+    cared = partitioned(tmp_path, spec("a"))
+    state = cared.host.fs.path(f"{cared.host.fs.mount}{cared.vcpu('a').cgroup}/cpuset.cpus.partition")
+    state.write_text("isolated invalid (Cpu list in cpuset.cpus not exclusive)\n")
+    assert "drift-repaired" in cared.settle()
+    assert state.read_text() == "isolated\n"
+
+
+@pytest.mark.parametrize("place", ["home", "vcpu"])
+def test_a_finite_quota_is_lifted(tmp_path, place):
+    cared = partitioned(tmp_path, spec("a"))
+    group = cared.vcpu("a").cgroup
+    group = group.rpartition("/")[0] if place == "home" else group
+    quota = cared.host.fs.path(f"{cared.host.fs.mount}{group}/cpu.max")
+    quota.write_text("20000 100000\n")
+    assert "drift-repaired" in cared.settle()
+    assert quota.read_text().startswith("max")
+
+
+def test_a_quota_that_is_not_ours_to_lift_is_reported_once(tmp_path):
+    cared = partitioned(tmp_path, spec("a"))
+    cared.host.fs.path(f"{cared.host.fs.mount}/machine/cpu.max").write_text("20000 100000\n")
+    assert cared.settle(after_s=1) == ["finding"]
+    assert cared.settle(after_s=31) == []
+    assert [one.code for one in cared.agent.care(A).findings] == ["cpu-quota"]
+
+
+def test_a_new_worker_in_its_place_costs_no_write_and_one_elsewhere_is_placed(cared):
+    cared.settle()
+    writes = len(cared.host.fs.faults.names)
+    cared.worker("a", 5001)
+    assert cared.settle() == []
+    assert len(cared.host.fs.faults.names) == writes
+    cared.worker("a", 5002, cpus="1")
+    assert cared.settle() == ["thread-placed"]
+    assert fields(cared.log.since()[-1], "thread", "tid", "expected", "actual") == ("worker", 5002, "0,2-3", "1")
+
+
+def test_a_kernel_thread_that_works_for_a_vm_is_placed_when_its_name_is_known(cared):
+    cared.settle()
+    pid = cared.host.hypervisor.pids["default_a"]
+    cared.host.hypervisor._thread(6000, 6000, f"vhost-{pid}", "/")
+    cared.processes.tell("fork", 6000, 6000, cared.now_s)
+    assert cared.settle() == []
+    assert cared.settle(after_s=0.03) == ["drift-repaired"]
+    assert cared.host.threads.affinity(6000) == CpuSet.parse("0,2-3")
+
+
+def hotpluggable(name="a", **changes):
+    one = spec(name)
+    cpu = replace(one.cpu, topology=GuestTopology(sockets=1), max_sockets=2)
+    return replace(one, cpu=cpu, **changes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plugged_vcpu_gets_a_cpu_from_the_books_and_gives_it_back(tmp_path, kind):
+    host = FakeHost(tmp_path, **KINDS[kind])
+    host.program().apply(hotpluggable(), "text")
+    cared = Cared(host)
+    cared.settle()
+    cared.plug("a")
+    assert cared.settle()[0] == "vcpu-plugged-in"
+    assert [str(thread.allowed) for thread in cared.engine.observation(A).census.vcpus] == ["1", "2"]
+    assert cared.engine.view(A).entry.plan.exclusive == CpuSet.parse("1-2")
+    assert cared.engine.verify(cared.engine.view(A)).ok
+    tid = cared.vcpu("a", 1).tid
+    host.hypervisor._vcpus["default_a"] -= 1
+    pid = host.hypervisor.pids["default_a"]
+    for folder in (f"/proc/{pid}/task/{tid}", f"/proc/{tid}"):
+        for file in host.fs.path(folder).iterdir():
+            file.unlink()
+        host.fs.path(folder).rmdir()
+    cared.processes.tell("exit", tid, pid, cared.now_s)
+    assert cared.settle()[0] == "vcpu-plugged-out"
+    assert cared.engine.view(A).entry.plan.exclusive == CpuSet.parse("1")
+
+
+def test_a_vcpu_that_the_manifest_does_not_allow_stays_on_the_shared_pool_and_is_an_error(cared):
+    cared.settle()
+    cared.plug("a")
+    assert "vcpu-not-placed" in cared.settle()
+    assert cared.vcpu("a", 1).allowed == CpuSet.parse("0,2-3")
+    assert [one.code for one in cared.agent.care(A).findings] == ["vcpu-unplanned"]
+
+
+def test_a_vcpu_for_which_no_cpu_is_free_stays_on_the_shared_pool(tmp_path):
+    cared = partitioned(tmp_path, hotpluggable(), spec("b", 2))
+    cared.plug("a")
+    assert "vcpu-not-placed" in cared.settle()
+    assert cared.vcpu("a", 1).allowed == CpuSet.parse("0")
+    assert cared.engine.world.books.load().owned == CpuSet.parse("1-3")
+
+
+def test_a_guest_that_powers_off_frees_its_cpus_at_once(cared):
+    cared.settle()
+    cared.end("a")
+    cared.settle()
+    assert cared.engine.view(A).phase == "Stopped"
+    assert not cared.engine.world.books.load().owned
+
+
+@pytest.mark.parametrize(
+    ("strategy", "change", "phase"),
+    [
+        ("Always", "stopped", "Running"),
+        ("Always", "failed", "Running"),
+        ("RerunOnFailure", "stopped", "Stopped"),
+        ("RerunOnFailure", "failed", "Running"),
+        ("Once", "failed", "Stopped"),
+    ],
+)
+def test_the_run_strategy_says_who_starts_again(tmp_path, strategy, change, phase):
+    kind = "VirtualMachineInstance" if strategy == "Once" else "VirtualMachine"
+    cared = partitioned(tmp_path, spec("a", kind=kind, run_strategy=strategy))
+    cared.end("a", change)
+    cared.settle()
+    assert cared.engine.view(A).phase == phase
+
+
+def test_a_vm_that_keeps_crashing_is_started_ever_more_slowly(tmp_path):
+    cared = partitioned(tmp_path, spec("a", kind="VirtualMachine", run_strategy="RerunOnFailure"))
+    for _ in range(2):
+        cared.end("a", "failed")
+        assert "started-again" in cared.settle(after_s=1)
+    cared.end("a", "failed")
+    assert "started-again" not in cared.settle(after_s=1)
+    assert cared.engine.view(A).phase == "Stopped"
+    assert "started-again" in cared.settle(after_s=10)
+
+
+def test_a_vm_that_does_not_fit_is_told_once_and_tried_again(tmp_path):
+    cared = partitioned(tmp_path, spec("a", 2, kind="VirtualMachine", run_strategy="Always"))
+    cared.end("a")
+    cared.host.program().apply(spec("b", 2), "text")
+    assert cared.settle().count("not-started") == 1
+    assert "not-started" not in cared.settle(after_s=11)
+    cared.host.program().delete(B)
+    assert "started-again" in cared.settle(after_s=21)
+
+
+def test_the_agent_keeps_vms_that_it_finds_and_starts_those_that_a_reboot_ended(tmp_path):
+    host = FakeHost(tmp_path, **V2)
+    host.program().apply(spec("a", kind="VirtualMachine", run_strategy="Always"), "text")
+    host.program().apply(spec("b"), "text")
+    pid = host.hypervisor.pids["default_a"]
+    Cared(host)
+    assert host.hypervisor.pids["default_a"] == pid
+    host.reboot()
+    cared = Cared(host)
+    assert {view.entry.vm.name: view.phase for view in cared.engine.views()} == {"a": "Running", "b": "Stopped"}
+
+
+def test_the_start_waits_for_libvirt_and_gives_up_in_the_end(tmp_path, monkeypatch):
+    cared = Cared(FakeHost(tmp_path, **V2), begin=False)
+    answers = iter([HypervisorError("not yet"), HypervisorError("not yet"), ()])
+
+    def domains():
+        answer = next(answers, ())
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(cared.host.hypervisor, "domains", domains)
+    cared.agent.begin()
+    assert cared.now_s == 1002
+    answers = iter([HypervisorError("never")] * 5)
+    with pytest.raises(HypervisorError, match="never"):
+        cared.agent.begin(attempts=5)
+
+
+def test_while_a_command_holds_the_lock_the_repair_waits_and_then_comes(cared):
+    cared.settle()
+    thread = cared.vcpu("a")
+    with cared.engine.world.books.locked():
+        cared.move("a", thread.tid, "/")
+        assert cared.settle() == []
+    assert cared.settle() == []
+    assert cared.settle(after_s=0.2) == ["drift-repaired"]
+    assert cared.agent.care(A).last_reaction_s == pytest.approx(0.2)
+
+
+def test_while_libvirt_is_gone_nothing_is_believed_to_have_ended(tmp_path, monkeypatch):
+    cared = partitioned(tmp_path, spec("a"))
+
+    def gone(*_arguments):
+        raise HypervisorError("libvirt is gone")
+
+    with monkeypatch.context() as patch:
+        for call in ("domains", "find", "threads"):
+            patch.setattr(cared.host.hypervisor, call, gone)
+        cared.domains.put(DomainEvent(name="", change="disconnected"))
+        cared.host.threads.affinities[cared.engine.world.books.load().entries and 1002] = CpuSet.parse("0")
+        assert cared.settle() == ["libvirt-lost", "trouble"]
+        assert cared.settle(after_s=40) == []
+    assert cared.engine.view(A).phase == "Running"
+    assert "drift-repaired" in cared.settle(after_s=10)
+
+
+def test_a_refused_repair_is_told_once_and_tried_again(tmp_path, monkeypatch):
+    cared = partitioned(tmp_path, spec("a"), spec("b"))
+    cared.host.threads.affinities[cared.vcpu("a").tid] = CpuSet.parse("0")
+    cared.host.threads.affinities[cared.vcpu("b").tid] = CpuSet.parse("0")
+    real, refusing = cared.host.threads.set_affinity, cared.vcpu("a").tid
+
+    def set_affinity(tid, cpus):
+        if tid == refusing:
+            raise OSError(22, "Invalid argument")
+        real(tid, cpus)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cared.host.threads, "set_affinity", set_affinity)
+        names = cared.settle(after_s=31)
+        assert names.count("repair-failed") == 1
+        assert cared.vcpu("b").allowed == CpuSet.parse("2")
+        assert "repair-failed" not in cared.settle(after_s=31)
+        assert [one.code for one in cared.agent.care(A).findings] == ["repair-failed"]
+    assert "recovered" in cared.settle(after_s=31)
+    assert cared.vcpu("a").allowed == CpuSet.parse("1")
+    assert cared.agent.care(A).findings == ()
+
+
+def test_somebody_who_keeps_rewriting_is_named_and_does_not_keep_the_agent_busy(tmp_path):
+    cared = partitioned(tmp_path, spec("a"))
+    path = cared.host.fs.path(f"{cared.host.fs.mount}{cared.vcpu('a').cgroup}/cpuset.cpus.exclusive")
+    seen = []
+    for _ in range(15):
+        path.write_text("0\n")
+        seen += cared.settle()
+    assert seen.count("contested") == 1
+    assert "drift-repaired" in cared.settle(after_s=31)
+
+
+def test_orphaned_groups_and_claims_are_freed(tmp_path):
+    cared = partitioned(tmp_path, spec("a"))
+    mount, fs = cared.host.fs.mount, cared.host.fs
+    for group in ("/machine/qemu-7-defaultgone.libvirt-qemu", "/machine/qemu-7-defaultgone.libvirt-qemu/vcpu0"):
+        fs.path(mount + group).mkdir()
+        fs.furnish(mount + group)
+        fs.path(f"{mount}{group}/cpuset.cpus.exclusive").write_text("3\n")
+    fs.path(f"{mount}/machine/cpuset.cpus.exclusive").write_text("1,3\n")
+    assert cared.settle(after_s=31).count("orphan-freed") == 3
+    assert not fs.is_dir(f"{mount}/machine/qemu-7-defaultgone.libvirt-qemu")
+    assert fs.read(f"{mount}/machine/cpuset.cpus.exclusive") == "1\n"
+    assert cared.engine.verify(cared.engine.view(A)).ok
+
+
+def test_the_groups_of_a_stranger_are_left_alone(tmp_path):
+    cared = partitioned(tmp_path, spec("a"))
+    mount, fs = cared.host.fs.mount, cared.host.fs
+    cared.host.hypervisor.running["theirs"] = DomainView(name="theirs", uuid="", state="running", persistent=True)
+    for group in ("/machine/qemu-7-theirs.libvirt-qemu", "/machine/qemu-7-theirs.libvirt-qemu/vcpu0"):
+        fs.path(mount + group).mkdir()
+        fs.furnish(mount + group)
+        fs.path(f"{mount}{group}/cpuset.cpus.exclusive").write_text("3\n")
+    fs.path(f"{mount}/machine/qemu-7-theirs.libvirt-qemu/vcpu0/cpuset.cpus.partition").write_text("isolated\n")
+    fs.path(f"{mount}/machine/cpuset.cpus.exclusive").write_text("1,3\n")
+    assert "orphan-freed" not in cared.settle(after_s=31)
+    assert fs.read(f"{mount}/machine/cpuset.cpus.exclusive") == "1,3\n"
+
+
+def test_a_cpu_that_goes_offline_is_reported_and_its_vcpu_returns_with_it(cared):
+    cared.settle()
+    online = cared.host.fs.path("/sys/devices/system/cpu/online")
+    online.write_text("0,2-3\n")
+    assert "finding" in cared.settle(after_s=31)
+    assert [one.code for one in cared.agent.care(A).findings if one.kind == "cpu"] == ["cpu-offline"]
+    cared.host.threads.affinities[cared.vcpu("a").tid] = CpuSet.parse("0,2-3")
+    online.write_text("0-3\n")
+    cared.settle(after_s=31)
+    assert cared.vcpu("a").allowed == CpuSet.parse("1")
+    assert cared.agent.care(A).findings == ()
+
+
+def test_smt_that_is_switched_is_reported(tmp_path):
+    host = FakeHost(tmp_path, **V2)
+    folder = host.fs.path("/sys/devices/system/cpu/smt")
+    folder.mkdir()
+    for name, text in (("active", "0"), ("control", "off")):
+        (folder / name).write_text(text + "\n")
+    host.program().apply(spec("a"), "text")
+    cared = Cared(host)
+    cared.settle()
+    (folder / "active").write_text("1\n")
+    (folder / "control").write_text("on\n")
+    assert cared.settle() == ["finding"]
+    assert fields(cared.log.since()[-1], "code", "expected", "actual") == ("smt-changed", "SMT off", "SMT on")
+
+
+def test_a_vm_that_a_command_starts_is_cared_for(tmp_path):
+    cared = partitioned(tmp_path)
+    cared.host.program().apply(spec("a"), "text")
+    cared.settle()
+    thread = cared.vcpu("a")
+    cared.move("a", thread.tid, "/")
+    assert set(cared.settle()) == {"drift-repaired"}
+
+
+def test_events_read_as_lines_for_the_journal(tmp_path):
+    cared = partitioned(tmp_path)
+    cared.log.add("drift-repaired", A, thread="vCPU 0", expected="2", actual="", seconds_since_good=0.25, by=None)
+    assert cared.log.since()[-1].line == 'drift-repaired vm=default/a thread="vCPU 0" expected=2 actual="" seconds_since_good=0.25 by=None'
