@@ -89,10 +89,10 @@ class FakeFs(HostFs):
             if name == "cgroup.subtree_control":
                 words = {*self.read(path).split(), *(word.lstrip("+") for word in text.split())}
                 text = " ".join(sorted(words))
-            if name == "cpuset.cpus.partition" and text == "isolated" and not self.partitions:
-                text = "isolated invalid (not here)"
             super().write(path, "")
             self.path(path).write_text(text.strip() + "\n")
+            if name.startswith("cpuset.cpus.") and self.version == 2:
+                self._judge(self.path(path).parent)
 
     def mkdir(self, path: str) -> None:
         with self.faults.change(f"mkdir {path}", refused):
@@ -102,6 +102,22 @@ class FakeFs(HostFs):
     def rmdir(self, path: str) -> None:
         with self.faults.change(f"rmdir {path}", refused):
             self.drop(path)
+
+    def _judge(self, group: Path) -> None:
+        """A partition is valid while its CPUs are in its parent's exclusive list and no sibling claims them (Linux 6.12)."""
+        partition = group / "cpuset.cpus.partition"
+        if not partition.exists() or not partition.read_text().startswith("isolated"):
+            return
+        own = _cpus(group, "cpuset.cpus.exclusive")
+        siblings = (one for one in group.parent.iterdir() if one.is_dir() and one != group)
+        invalid = ""
+        if not self.partitions:
+            invalid = " invalid (not here)"
+        elif not own or not own <= _cpus(group.parent, "cpuset.cpus.exclusive"):
+            invalid = " invalid (Parent unable to distribute cpu downstream)"
+        elif any(not own.isdisjoint(_cpus(one, "cpuset.cpus.exclusive") or _cpus(one, "cpuset.cpus")) for one in siblings):
+            invalid = " invalid (Cpu list in cpuset.cpus not exclusive)"
+        partition.write_text(f"isolated{invalid}\n")
 
     def effective(self, group: str) -> CpuSet:
         """The CPUs that tasks of a group may use: what partitions took is nobody else's."""
@@ -208,6 +224,11 @@ class FakeThreads:
     def set_scheduler(self, tid: int, policy: Policy, priority: int) -> None:
         with self.faults.change(f"scheduler {tid}", refused):
             self.policies[tid] = (policy, priority)
+
+
+def _cpus(group: Path, name: str) -> CpuSet:
+    file = group / name
+    return CpuSet.parse(file.read_text()) if file.exists() else CpuSet()
 
 
 def _hypervisor_refused() -> HypervisorError:

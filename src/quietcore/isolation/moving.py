@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from quietcore.isolation.steps import everything, rest_steps
 from quietcore.isolation.targets import has_own_cpu, partition_cpus, targets, vcpu_cpus, vcpu_group
-from quietcore.model import CgroupFacts, CpuSet, HostThread, Mechanism, Plan, SetAffinity, SetValue, Step, ThreadCensus, union
+from quietcore.model import CgroupFacts, CpuSet, HostThread, Mechanism, Plan, SetAffinity, SetValue, Step, ThreadCensus
 
 
 def moved_vcpus(here: Plan, there: Plan) -> tuple[int, ...]:
@@ -65,16 +65,20 @@ def _wider(here: Plan, there: Plan, facts: CgroupFacts, mechanism: Mechanism) ->
 
 
 def _helpers_away(here: Plan, there: Plan, census: ThreadCensus, facts: CgroupFacts, mechanism: Mechanism) -> Iterator[Step]:
-    """Other threads wait on CPUs that no vCPU has in either placement, where those that they have now are wanted by vCPUs."""
-    if there.strategy == "whole" or union((here.emulator, *here.io.values())).isdisjoint(there.dedicated):
+    """Other threads, shared vCPUs among them, wait on CPUs that no dedicated vCPU has in either placement."""
+    if there.strategy == "whole":
         return
     vcpus = here.dedicated | there.dedicated
     rest = next((cpus for cpus in (there.emulator - vcpus, here.emulator - vcpus) if cpus), there.shared or here.emulator)
-    waiting = replace(there, emulator=rest, io=dict.fromkeys(there.io, rest))
+    unwanted = {number: cpus for number, cpus in here.io.items() if cpus.isdisjoint(there.dedicated)}
+    waiting = replace(there, emulator=rest, shared=rest, io={number: unwanted.get(number, rest) for number in there.io})
+    floating = [thread for thread in census.vcpus if not has_own_cpu(here, thread.vcpu) and not has_own_cpu(there, thread.vcpu)]
     if mechanism != "affinity":
         yield from rest_steps(waiting, facts, mechanism)
+        for thread in floating:
+            yield SetValue(path=facts.file(vcpu_group(facts, thread.vcpu or 0), "cpuset.cpus"), value=str(rest), readback="cpus")
     for place in targets(waiting, census, facts, mechanism, 1):
-        if place.thread.vcpu is None and not place.thread.kernel:
+        if place.thread in floating or (place.thread.vcpu is None and not place.thread.kernel):
             yield SetAffinity(tid=place.thread.tid, cpus=place.cpus)
 
 

@@ -110,7 +110,7 @@ def _partition(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator
         yield SetValue(path=facts.file(facts.home, "cpuset.cpus.partition"), value="isolated")
     # First, because a sibling whose cpuset.cpus still holds a CPU makes its partition invalid ("not exclusive", seen on 6.12).
     yield from _rest(plan, facts, whole=whole)
-    for thread in census.vcpus:
+    for thread in sorted(census.vcpus, key=lambda one: has_own_cpu(plan, one.vcpu)):  # shared vCPUs first, for the same reason
         group, cpus = vcpu_group(facts, thread.vcpu or 0), str(vcpu_cpus(plan, thread.vcpu or 0))
         if facts.layout == "bare":
             yield from _threaded_group(facts, group)
