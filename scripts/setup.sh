@@ -7,12 +7,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON_PACKAGES=(python3 python3-venv ca-certificates)
-# qemu-utils: qemu-img; skopeo and zstd: images from registries; util-linux: unshare and taskset
-HOST_PACKAGES=(python3-libvirt libvirt-daemon-system qemu-system-x86 qemu-utils skopeo zstd util-linux)
+# ovmf: guests that boot by EFI; qemu-utils: qemu-img; skopeo and zstd: images from registries; util-linux: unshare and taskset
+HOST_PACKAGES=(python3-libvirt libvirt-daemon-system qemu-system-x86 ovmf qemu-utils skopeo zstd util-linux)
 # libarchive-tools: bsdtar reads back the cloud-init seeds; git: the tests start from a clone
 TEST_PACKAGES=(make git busybox-static kmod rt-tests libarchive-tools procps)
 # What runs the lab, and what its tests find inside: the lab's root file system is this host's own.
-LAB_PACKAGES=(qemu-system-x86 qemu-utils busybox-static kmod util-linux libvirt-daemon-system python3-libvirt systemd systemd-container dbus)
+LAB_PACKAGES=(qemu-system-x86 ovmf qemu-utils busybox-static kmod util-linux libvirt-daemon-system python3-libvirt systemd systemd-container dbus)
 # Only where the distribution has no python3-libvirt.
 BUILD_PACKAGES=(libvirt-dev gcc pkg-config python3-dev)
 

@@ -9,7 +9,7 @@ import pytest
 
 from quietcore.engine import Engine
 from quietcore.errors import InputError
-from quietcore.model import ClusterConfig, CpuSpec, GuestTopology, IoThreads, MemorySpec, Realtime, VmName, VmSpec
+from quietcore.model import ClusterConfig, CpuSpec, Firmware, GuestTopology, IoThreads, MemorySpec, Realtime, VmName, VmSpec
 from tests.shell.fake_host import FakeHost
 
 KINDS = {
@@ -194,3 +194,14 @@ def test_halted_vms_are_stored_started_and_stopped_by_apply(host):
     assert engine.apply(replace(halted, run_strategy="Always"), "always").result == "started"
     assert engine.apply(halted, "halted").result == "stopped"
     assert not engine.world.books.load().owned
+
+
+def test_a_guest_that_is_not_this_hosts_kind_is_refused_with_all_reasons_before_anything_is_made(host):
+    engine = host.program()
+    with pytest.raises(InputError) as caught:
+        engine.apply(spec(architecture="arm64", firmware=Firmware(efi=True)), "text")
+    assert [problem.message for problem in caught.value.problems] == [
+        "default/a is a guest for aarch64 and this host is x86_64",
+        "default/a boots by EFI and this host has no EFI firmware",
+    ]
+    assert engine.world.books.load().entries == ()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 SETUP = Path(__file__).parents[2] / "scripts/setup.sh"
-HOST = ["libvirt-daemon-system", "python3-libvirt", "qemu-system-x86", "qemu-utils", "skopeo", "util-linux", "zstd"]
+HOST = ["libvirt-daemon-system", "ovmf", "python3-libvirt", "qemu-system-x86", "qemu-utils", "skopeo", "util-linux", "zstd"]
 
 DPKG_QUERY = 'for last; do :; done; [ -e "$STATE/installed/$last" ] && printf installed'
 APT_CACHE = """case $1 in
@@ -66,7 +66,7 @@ def test_a_machine_that_has_everything_is_left_alone(machine):
 
 
 def test_only_what_is_missing_is_installed(machine):
-    machine.put("installed", *HOST[2:]).put("archive", *HOST).put("offered", *HOST)
+    machine.put("installed", "ovmf", *HOST[3:]).put("archive", *HOST).put("offered", *HOST)
     done = machine.setup("host")
     assert (done.returncode, done.stdout) == (0, "setup: installing python3-libvirt libvirt-daemon-system\n")
     assert (machine.calls, machine.installed) == (["install"], HOST)

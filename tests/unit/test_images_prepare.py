@@ -56,7 +56,7 @@ def test_every_kind_of_disk_is_made_in_the_vms_own_directory(store, tmp_path):
             disk("root", ContainerDisk(image="q.io/root:1")),
             disk("cd", ContainerDisk(image="q.io/root:1"), device="cdrom"),
             disk("scratch", EmptyDisk(capacity_bytes=1 << 20)),
-            disk("data", HostDisk(path=str(tmp_path / "data.img"), create=True, capacity_bytes=8192)),
+            disk("data", HostDisk(path=str(tmp_path / "new/deep/data.img"), create=True, capacity_bytes=8192)),
             disk("seed", CloudInit(kind="nocloud", user_data="#cloud-config\n")),
         ),
     )
@@ -67,7 +67,7 @@ def test_every_kind_of_disk_is_made_in_the_vms_own_directory(store, tmp_path):
         "root": (directory / "root.qcow2", "qcow2", False),
         "cd": (store.resolve("q.io/root:1").disk()[0], "raw", True),
         "scratch": (directory / "scratch.qcow2", "qcow2", False),
-        "data": (tmp_path / "data.img", "raw", False),
+        "data": (tmp_path / "new/deep/data.img", "raw", False),
         "seed": (directory / "seed.iso", "raw", True),
     }
     base, overlay = directory / "root-base.raw", directory / "root.qcow2"
@@ -75,12 +75,20 @@ def test_every_kind_of_disk_is_made_in_the_vms_own_directory(store, tmp_path):
         ("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base), str(overlay)),
         ("qemu-img", "create", "-q", "-f", "qcow2", str(directory / "scratch.qcow2"), "1048576"),
     ]
-    assert (base.read_bytes(), (tmp_path / "data.img").stat().st_size) == (RAW, 8192)
+    assert (base.read_bytes(), (tmp_path / "new/deep/data.img").stat().st_size) == (RAW, 8192)
     assert (prepared.kernel.read_bytes(), prepared.initrd.read_bytes()) == (b"kernel", b"initrd")
     assert (directory / "seed.iso").stat().st_mode & 0o777 == 0o600
     undo(prepared.created)
     assert not directory.exists()
-    assert not (tmp_path / "data.img").exists()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_new_directory_of_a_host_disk_that_others_use_by_now_stays(store, tmp_path):
+    spec = vm(disks=(disk("data", HostDisk(path=str(tmp_path / "new/data.img"), create=True, capacity_bytes=512)),))
+    prepared = prepare(spec, store, tmp_path / "vms/x", FakeImg())
+    (tmp_path / "new/other.img").write_bytes(b"other")
+    undo(prepared.created)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["other.img"]
 
 
 def test_everything_that_is_missing_is_named_at_once_and_nothing_is_made(store, tmp_path):
@@ -91,19 +99,20 @@ def test_everything_that_is_missing_is_named_at_once_and_nothing_is_made(store, 
             disk("a", ContainerDisk(image="q.io/absent:1")),
             disk("b", ContainerDisk(image="q.io/absent:2")),
             disk("c", ContainerDisk(image="q.io/root:1", path="/disk/other")),
-            disk("d", HostDisk(path=str(tmp_path / "no/such/disk.img"), create=True, capacity_bytes=1)),
+            disk("d", HostDisk(path=str(tmp_path / "file/disk.img"), create=True, capacity_bytes=1)),
             disk("e", HostDisk(path="relative.img")),
             disk("f", HostDisk(path=str(tmp_path / "absent.img"))),
             disk("g", HostDisk(path=str(tmp_path / "big.img"), create=True, capacity_bytes=1 << 60)),
         ),
     )
+    (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OperationFailed) as caught:
         prepare(spec, store, tmp_path / "vms/x", FakeImg())
     assert [problem.message.replace(str(tmp_path), "") for problem in caught.value.problems[:6]] == [
         "image q.io/absent:1 is not in the image store",
         "image q.io/absent:2 is not in the image store",
         "image q.io/root:1 has no file /disk/other",
-        "host disk d: /no/such/disk.img: its directory does not exist",
+        "host disk d: /file/disk.img: /file is no directory",
         "host disk e: relative.img is no absolute path",
         "host disk f: /absent.img does not exist",
     ]

@@ -53,6 +53,8 @@ def read_manifests(files: tuple[str, ...], say: Callable[[str], None]) -> Loaded
         say(f"warning: {warning.marked}")
     if examined.problems:
         raise InputError.of(examined.problems)
+    if not examined.loaded.documents:
+        say("note: there is no VM in the input")
     return examined.loaded
 
 

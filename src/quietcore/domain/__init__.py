@@ -1,5 +1,6 @@
 """Between a plan and libvirt's domain XML, both ways, one file per concern. Pure: schemas and files are handed in."""
 
+from quietcore.domain.boot import ARCHITECTURES
 from quietcore.domain.build import Build, DiskFile
 from quietcore.domain.facts import facts
 from quietcore.domain.identity import NAMESPACE, domain_uuid
@@ -9,6 +10,7 @@ from quietcore.domain.schema import validate
 from quietcore.domain.to_manifest import to_manifest
 
 __all__ = [
+    "ARCHITECTURES",
     "NAMESPACE",
     "Build",
     "DiskFile",

@@ -6,13 +6,16 @@ from dataclasses import replace
 from typing import Final
 
 from quietcore import images
-from quietcore.domain import Build, DiskFile, Rendered, compose
+from quietcore.domain import ARCHITECTURES, Build, DiskFile, Rendered, compose
 from quietcore.engine.identity import uuid_of
 from quietcore.engine.world import World
+from quietcore.errors import Problem
 from quietcore.host.threads import status_field
 from quietcore.model import Machine, Plan, VmSpec
 
 _CAP_SYS_RESOURCE: Final = 24
+_DESCRIPTORS: Final = "/usr/share/qemu/firmware"
+"""Where firmware packages say what they hold (QEMU's docs/interop/firmware.json); libvirt chooses by them."""
 
 
 def real(world: World, machine: Machine, spec: VmSpec, plan: Plan, prepared: images.Prepared) -> Rendered:
@@ -49,6 +52,24 @@ def _build(world: World, machine: Machine, spec: VmSpec) -> Build:
         default_bridge=world.config.bridge,
         node_cpus={node.node: machine.cpus_of_node(node.node) for node in machine.nodes},
     )
+
+
+def unsuited(world: World, machine: Machine, spec: VmSpec) -> tuple[Problem, ...]:
+    """What the guest needs and this host is not or does not have: its architecture, EFI firmware (Debian's or with descriptors)."""
+    problems = []
+    wanted = ARCHITECTURES.get(spec.architecture, spec.architecture)
+    if wanted != machine.architecture:
+        message = f"{spec.vm} is a guest for {wanted} and this host is {machine.architecture}"
+        problems.append(
+            Problem(message=message, code="architecture", field="spec.architecture", hint="give it a host of its kind", ours=True)
+        )
+    if spec.firmware.efi and not any(_firmware(world, secure=spec.firmware.secure_boot)) and not world.fs.is_dir(_DESCRIPTORS):
+        message = f"{spec.vm} boots by EFI and this host has no EFI firmware"
+        hint = "apt-get install ovmf"
+        problems.append(
+            Problem(message=message, code="firmware-missing", field="spec.domain.firmware.bootloader.efi", hint=hint, ours=True)
+        )
+    return tuple(problems)
 
 
 def _firmware(world: World, *, secure: bool) -> tuple[str, str]:

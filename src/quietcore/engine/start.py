@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from quietcore import images, pod
-from quietcore.engine.domain_xml import real
+from quietcore.engine.domain_xml import real, unsuited
 from quietcore.engine.identity import strategy_of, uuid_of
 from quietcore.engine.observe import findings_of, observe
 from quietcore.engine.pool import follow_pool, interrupts_away, interrupts_back
@@ -39,13 +39,13 @@ def decide(spec: VmSpec, machine: Machine, ledger: Ledger, world: World, cluster
 def start(world: World, machine: Machine, ledger: Ledger, wanted: Entry) -> tuple[Ledger, Entry] | Refusal:
     """Start one VM that does not run; the caller holds the lock. Gives the new ledger, which is also on disk.
 
-    Raises InputError for images that are missing, OperationFailed when a step failed and all was undone, UndoFailed when
-    something is left.
+    Raises InputError for images that are missing and for a host that is not the guest's kind, OperationFailed when a step
+    failed and all was undone, UndoFailed when something is left.
     """
     story = _Story(world, wanted.vm)
 
     # 1. A place, before anything is touched.
-    absent = images.missing(wanted.spec, world.store)
+    absent = (*images.missing(wanted.spec, world.store), *unsuited(world, machine, wanted.spec))
     if absent:
         raise InputError.of(absent)
     decision = decide(wanted.spec, machine, ledger, world, wanted.cluster)

@@ -103,18 +103,25 @@ def prepare(spec: VmSpec, store: ImageStore, directory: Path, runner: Runner) ->
 
 
 def undo(created: Sequence[Path]) -> None:
-    """Remove what `prepare` made, newest first. Raises UndoFailed with what is left."""
+    """Remove what `prepare` made, newest first; a new directory that others use by now stays. Raises UndoFailed with what is left."""
     left = []
     for path in reversed(created):
         try:
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                _remove_directory(path, own=path == created[0])
             else:
                 path.unlink(missing_ok=True)
         except OSError as err:
             left.append(f"{path}: {err.strerror}")
     if left:
         raise UndoFailed("these files could not be removed: " + "; ".join(left), hint="remove them by hand")
+
+
+def _remove_directory(path: Path, *, own: bool) -> None:
+    if own:
+        shutil.rmtree(path)
+    elif not any(path.iterdir()):
+        path.rmdir()
 
 
 def discard(directory: Path) -> None:
@@ -148,9 +155,10 @@ def _host_disk_problems(name: str, path: Path, source: HostDisk) -> list[Problem
     if not source.create:
         hint = f"make it with: truncate -s SIZE {path}, or use type: DiskOrCreate with a capacity"
         return [Problem(message=f"{shown} does not exist", code="host-disk", hint=hint)]
-    if not path.parent.is_dir():
-        return [Problem(message=f"{shown}: its directory does not exist", code="host-disk", hint=f"mkdir -p {path.parent}")]
-    usage = shutil.disk_usage(path.parent)
+    standing = next(one for one in path.parents if one.exists())
+    if not standing.is_dir():
+        return [Problem(message=f"{shown}: {standing} is no directory", code="host-disk", hint="give a path below a directory")]
+    usage = shutil.disk_usage(standing)
     if usage.free < source.capacity_bytes:
         message = f"{shown} needs {source.capacity_bytes} bytes and its file system has {usage.free} free"
         return [Problem(message=message, code="host-disk", hint="free some space or ask for less")]
@@ -219,6 +227,10 @@ def _copy(source: Path, target: Path) -> Path:
 
 
 def _sparse(path: Path, size_bytes: int, created: list[Path]) -> None:
+    # KubeVirt mounts the directory as DirectoryOrCreate (pkg/virt-controller/services/rendervolumes.go).
+    for folder in reversed([one for one in path.parents if not one.exists()]):
+        folder.mkdir()
+        created.append(folder)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE)
     try:
         created.append(path)
