@@ -79,7 +79,8 @@ def around(facts: CgroupFacts, vcpus: int = 2, **changes: object) -> CgroupFacts
             io_groups=MappingProxyType({1: f"{facts.home}/iothread1"}),
             emulator_group=f"{facts.home}/emulator",
         )
-    return replace(facts, root_cpus=EVERYONE, weights=facts.version == 2 and facts.layout != "none", **changes)
+    quota_mount = "/cg" if facts.version == 2 else "/cg-cpu"
+    return replace(facts, quota_mount=quota_mount, root_cpus=EVERYONE, weights=facts.version == 2 and facts.layout != "none", **changes)
 
 
 def _thread(facts: CgroupFacts, tid: int, comm: str, role: Role, group: str = "emulator") -> HostThread:

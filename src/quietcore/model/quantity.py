@@ -7,17 +7,24 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Final, Literal, TypeAlias
 
-_GRAMMAR: Final = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?")
+_GRAMMAR: Final = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
 _DECIMAL: Final = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY: Final = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 FORMAT_ERROR: Final = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
 """The text of apimachinery's ErrFormatWrong, which KubeVirt's messages quote."""
 _LONGEST: Final = 64
+_NANO: Final = 10**9
+"""apimachinery keeps no smaller part of a unit."""
+_LARGEST: Final = Fraction((1 << 63) - 1)
+_MOST_DIGITS: Final = 93
+"""A power of ten above every quantity that is read here."""
 Form: TypeAlias = Literal["decimal", "binary", "exponent"]
 
 
-def _ceil(value: Fraction) -> int:
-    return -(-value.numerator // value.denominator)
+def _away_from_zero(value: Fraction) -> int:
+    """The next whole number, away from zero: apimachinery rounds every quantity so."""
+    size = -(-abs(value.numerator) // value.denominator)
+    return size if value >= 0 else -size
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,7 +59,11 @@ class Quantity:
                 raise ValueError(FORMAT_ERROR)
             form = "exponent"
             amount = number * Fraction(10) ** exponent
-        return cls(Fraction(_ceil(amount * 10**9), 10**9), form)  # apimachinery keeps at most nano precision and rounds up
+        amount = Fraction(_away_from_zero(amount * _NANO), _NANO)
+        if form == "binary":  # apimachinery bounds these alone, and shows parts of one unit in the decimal family
+            amount = max(-_LARGEST, min(_LARGEST, amount))
+            form = "decimal" if 0 < abs(amount) < 1 else form
+        return cls(amount, form)
 
     @classmethod
     def of(cls, value: int) -> Quantity:
@@ -66,13 +77,13 @@ class Quantity:
 
     @property
     def value(self) -> int:
-        """The amount in whole units, rounded up (apimachinery's Value())."""
-        return _ceil(self.amount)
+        """The amount in whole units, rounded away from zero (apimachinery's Value())."""
+        return _away_from_zero(self.amount)
 
     @property
     def milli_value(self) -> int:
-        """The amount in thousandths, rounded up (apimachinery's MilliValue())."""
-        return _ceil(self.amount * 1000)
+        """The amount in thousandths, rounded away from zero (apimachinery's MilliValue())."""
+        return _away_from_zero(self.amount * 1000)
 
     @property
     def is_whole(self) -> bool:
@@ -80,18 +91,19 @@ class Quantity:
         return self.amount.denominator == 1
 
     def __add__(self, other: Quantity) -> Quantity:
-        return Quantity(self.amount + other.amount, self.form)
+        return Quantity(self.amount + other.amount, self.form if self.amount else other.form)
 
     def __str__(self) -> str:
         """The canonical form of apimachinery: the largest suffix of its own family that needs no fraction."""
-        if self.form == "binary" and self.is_whole:
-            whole = self.amount.numerator
-            suffix, shift = next(((s, b) for s, b in reversed(_BINARY.items()) if whole and whole % (1 << b) == 0), ("", 0))
-            return f"{whole >> shift}{suffix}"
         if not self.amount:
             return "0"
-        suffix, power = next((s, p) for s, p in reversed(_DECIMAL.items()) if (self.amount / Fraction(10) ** p).denominator == 1)
-        digits = (self.amount / Fraction(10) ** power).numerator
+        if self.form == "binary" and self.is_whole:
+            whole = self.amount.numerator
+            suffix, shift = next(((s, b) for s, b in reversed(_BINARY.items()) if whole % (1 << b) == 0), ("", 0))
+            return f"{whole >> shift}{suffix}"
         if self.form == "exponent":
-            return f"{digits}e{power}" if power else str(digits)
-        return f"{digits}{suffix}"
+            power = next(p for p in range(_MOST_DIGITS, -10, -3) if (self.amount / Fraction(10) ** p).denominator == 1)
+            suffix = f"e{power}" if power else ""
+        else:
+            suffix, power = next((s, p) for s, p in reversed(_DECIMAL.items()) if (self.amount / Fraction(10) ** p).denominator == 1)
+        return f"{(self.amount / Fraction(10) ** power).numerator}{suffix}"
