@@ -8,7 +8,7 @@ from tests.isolation_cases import LAYOUTS, around, census, plan
 
 from quietcore.engine.apply import describe
 from quietcore.isolation import isolate, mechanism_of, released
-from quietcore.model import CpuSet, HostThread, SetValue
+from quietcore.model import CpuSet, SetScheduler, SetValue
 
 VMS = {
     "dedicated": plan(),
@@ -20,8 +20,6 @@ VMS = {
     "realtime": plan(realtime=frozenset({1})),
     "shared": plan("-,-"),
 }
-KSOFTIRQD = HostThread(tid=15, comm="ksoftirqd/5", role="worker", allowed=CpuSet.of(5), cgroup="/", kernel=True)
-RCUC = HostThread(tid=16, comm="rcuc/5", role="worker", allowed=CpuSet.of(5), cgroup="/", policy="fifo", priority=4, kernel=True)
 
 
 @pytest.mark.parametrize("name", VMS)
@@ -30,7 +28,7 @@ def test_steps(name: str, golden: Callable[[str, str], None]) -> None:
     text = ""
     for title, (mechanism, layout) in LAYOUTS.items():
         facts = around(layout, len(vm.vcpus), partitions=mechanism == "partition")
-        done = isolate(vm, census(layout, len(vm.vcpus)), facts, mechanism_of(vm, facts), priority=3, cpu_kthreads=(KSOFTIRQD, RCUC))
+        done = isolate(vm, census(layout, len(vm.vcpus)), facts, mechanism_of(vm, facts), priority=3)
         lines = [f"# {title}: {done.mechanism}", *(describe(step) for step in done.steps), *(f"limit: {one}" for one in done.limits), ""]
         text += "".join(f"{line}\n" for line in lines)
     golden(f"isolation/{name}.txt", text)
@@ -55,3 +53,15 @@ def test_quotas_of_the_vm_are_lifted_and_the_administrators_are_left(version: st
         f"isolation/quotas-{version.partition(' ')[0]}.txt",
         "".join(f"{describe(step)}\n" for step in steps if isinstance(step, SetValue) and "/cpu.weight" not in step.path),
     )
+
+
+def test_the_timer_and_packet_threads_of_a_real_time_vm_have_their_priorities(golden: Callable[[str, str], None]) -> None:
+    mechanism, facts = LAYOUTS["v2 with partitions in libvirt's groups"]
+    text = ""
+    for name, vm in {
+        "on the shared pool": plan(realtime=frozenset({0, 1})),
+        "on a CPU of its own": plan(strategy="housekeeping", emulator="6", realtime=frozenset({1})),
+    }.items():
+        steps = isolate(vm, census(facts), around(facts), mechanism, priority=99).steps
+        text += "".join(f"{line}\n" for line in (f"# vhost {name}", *(describe(one) for one in steps if isinstance(one, SetScheduler))))
+    golden("isolation/priorities.txt", text)

@@ -85,11 +85,28 @@ def test_what_is_wrong_with_a_thread(name):
     assert findings(threads) == [expected]
 
 
-def test_a_real_time_vcpu_that_lost_its_policy():
+def test_a_real_time_vcpu_and_the_timers_thread_that_lost_their_policy():
     vm = plan(realtime=frozenset({1}))
-    fifo = settled(vm, t104=replace(thread(104), policy="fifo", priority=2))
+    pit = replace(thread(161), policy="fifo", priority=3)
+    fifo = settled(vm, t104=replace(thread(104), policy="fifo", priority=2), t161=pit)
     assert findings(fifo, vm, priority=2) == []
-    assert findings(settled(vm), vm, priority=2) == [("error", "vcpu-policy", "thread", "104 (CPU 1/KVM)", "fifo 2", "other 0")]
+    assert findings(settled(vm), vm, priority=2) == [
+        ("error", "vcpu-policy", "thread", "104 (CPU 1/KVM)", "fifo 2", "other 0"),
+        ("warning", "thread-policy", "thread", "161 (kvm-pit/100)", "fifo 3", "other 0"),
+    ]
+
+
+@pytest.mark.parametrize(("may_invert", "severity"), [(False, "error"), (True, "warning")])
+def test_kernel_threads_that_a_polling_vcpu_would_starve(may_invert, severity):
+    kthreads = tuple(
+        HostThread(tid=tid, comm=comm, role="worker", allowed=CpuSet.of(5), cgroup="/", policy=policy, priority=priority, kernel=True)
+        for tid, comm, policy, priority in ((15, "ksoftirqd/5", "other", 0), (16, "rcuc/5", "fifo", 2), (17, "ktimers/5", "fifo", 3))
+    )
+    found = findings(settled(), priority=2, cpu_kthreads=kthreads, may_invert=may_invert)
+    assert found == [
+        (severity, "priority-inversion", "thread", "15 (ksoftirqd/5)", "above fifo 2", "other 0"),
+        (severity, "priority-inversion", "thread", "16 (rcuc/5)", "above fifo 2", "fifo 2"),
+    ]
 
 
 def test_a_partition_that_the_kernel_dropped():

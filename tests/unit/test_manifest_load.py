@@ -74,13 +74,12 @@ def test_json_says_the_same_as_yaml():
 
 
 def test_real_time_and_annotations_reach_the_spec():
-    text = VMI.replace(
-        "  name: vm1\n", '  name: vm1\n  annotations: {quietcore.io/realtime-priority: "50", quietcore.io/strategy: whole}\n'
-    )
+    annotations = '{quietcore.io/realtime-priority: "50", quietcore.io/strategy: whole, quietcore.io/allow-priority-inversion: "true"}'
+    text = VMI.replace("  name: vm1\n", f"  name: vm1\n  annotations: {annotations}\n")
     text = text.replace("cores: 2\n", "cores: 2\n      numa: {guestMappingPassthrough: {}}\n      realtime: {mask: '0-1,^1'}\n")
     text = text.replace("guest: 1Gi\n", "guest: 1Gi\n      hugepages: {pageSize: 2Mi}\n")
     spec = load(text).documents[0].spec
-    assert spec.cpu.realtime == Realtime(mask="0-1,^1", vcpus=frozenset({0}), priority=50)
+    assert spec.cpu.realtime == Realtime(mask="0-1,^1", vcpus=frozenset({0}), priority=50, allow_inversion=True)
     assert (spec.cpu.numa_passthrough, spec.strategy) == (True, "whole")
     assert spec.memory == MemorySpec(guest_bytes=1 << 30, hugepage_bytes=2 << 20, locked=True)
 

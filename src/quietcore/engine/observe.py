@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from quietcore.engine.realtime import kernel_threads, may_invert, priority_of
 from quietcore.engine.world import World
 from quietcore.errors import OperationFailed
 from quietcore.host import cgroups, irqs, threads
@@ -43,15 +44,16 @@ def observe(world: World, vm: VmName, *, domain: str = "", probe_cpu: int | None
 def findings_of(world: World, entry: Entry, plan: Plan, seen: Observation, ledger: Ledger) -> tuple[Finding, ...]:
     """Check a VM against its plan, with everybody else who may run on its CPUs."""
     cpus = plan.dedicated
-    realtime = entry.spec.cpu.realtime
     return verify(
         plan,
         seen.census,
         seen.facts,
         entry.mechanism,
-        priority=realtime.priority if realtime else 1,
+        priority=priority_of(entry),
         foreign=threads.foreign_tasks(world.fs, cpus, {thread.tid for thread in seen.census.threads}) if cpus else (),
         irqs=_irqs(world, ledger) if cpus else (),
+        cpu_kthreads=kernel_threads(world, plan),
+        may_invert=may_invert(entry),
     )
 
 

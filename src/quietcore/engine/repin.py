@@ -14,14 +14,15 @@ from quietcore import pod
 from quietcore.engine.apply import Applier
 from quietcore.engine.observe import findings_of, observe
 from quietcore.engine.pool import current_plan, follow_pool, interrupts_away, shared_pool
-from quietcore.engine.settle import kernel_threads_of, kernel_threads_raised, lower_kernel_threads, settle
+from quietcore.engine.realtime import lower_kernel_threads, originals, raise_kernel_threads
+from quietcore.engine.settle import settle
 from quietcore.engine.undo import UndoStack
 from quietcore.engine.world import Event, World
 from quietcore.errors import InputError, OperationFailed, Problem, QuietcoreError, UndoFailed
 from quietcore.host import cgroups
 from quietcore.host.cgroups import Groups, Probe
 from quietcore.isolation import move_order, moved_vcpus, moving_steps, narrowed, released
-from quietcore.model import CpuSet, Entry, Ledger, Machine, Plan, Refusal
+from quietcore.model import CpuSet, Entry, Ledger, Machine, Plan, Refusal, SetScheduler
 from quietcore.placement import fit_of, move
 
 _MOVES: Final = {"partition"}
@@ -79,8 +80,7 @@ def repin(world: World, machine: Machine, ledger: Ledger, step: Move) -> Ledger:
         raise OperationFailed(f"{entry.vm}: while it moves no CPU would be left for the shared pool")
     with UndoStack() as undo:
         # 1. The intent: both placements are its own, the old one holds.
-        raised = kernel_threads_raised(world, ledger, entry, there, seen)
-        entry = replace(entry, moving=there, restore=raised)
+        entry = replace(entry, moving=there, restore=_raised(world, ledger, entry, there))
         undo.push("the vCPUs' old places", lambda: _back(world, machine, before, entry))
         ledger = ledger.with_entry(entry)
         world.books.save(ledger)
@@ -130,8 +130,7 @@ def bring(world: World, machine: Machine, ledger: Ledger, entry: Entry) -> None:
     there, here = (current_plan(world, machine, ledger, one) for one in (plan, other))
     follow_pool(world, machine, ledger)
     applier = Applier(world.fs, world.control, cgroups.hierarchy(world.fs))
-    for raised in kernel_threads_of(world, entry, there):
-        applier.apply(raised)
+    raise_kernel_threads(world, entry, there)
     seen = observe(world, entry.vm, domain=entry.domain)
     for step in moving_steps(here, there, seen.census, seen.facts, entry.mechanism):
         applier.apply(step)
@@ -155,6 +154,13 @@ def recovered(world: World, machine: Machine, ledger: Ledger) -> Ledger:
 
 def _back(world: World, machine: Machine, before: Ledger, entry: Entry) -> None:
     finish(world, machine, before.with_entry(entry), entry)
+
+
+def _raised(world: World, ledger: Ledger, entry: Entry, there: Plan) -> tuple[SetScheduler, ...]:
+    """What kernel threads had before this VM raised them, those of the CPUs where it goes as well."""
+    known = {step.tid: step for step in entry.restore}
+    coming = {step.tid: step for step in originals(world, ledger, entry, there)}
+    return tuple(step for _, step in sorted((coming | known).items()))
 
 
 def _narrow(world: World, ledger: Ledger, entry: Entry) -> None:

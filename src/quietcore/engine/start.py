@@ -10,6 +10,7 @@ from quietcore.engine.domain_xml import real, unsuited
 from quietcore.engine.identity import strategy_of, uuid_of
 from quietcore.engine.observe import findings_of, observe
 from quietcore.engine.pool import follow_pool, interrupts_away, interrupts_back
+from quietcore.engine.realtime import limits_of
 from quietcore.engine.settle import choose, settle
 from quietcore.engine.teardown import tear_down
 from quietcore.engine.undo import UndoStack
@@ -89,6 +90,7 @@ def start(world: World, machine: Machine, ledger: Ledger, wanted: Entry) -> tupl
         ledger = ledger.with_entry(entry)
         world.books.save(ledger)
         moved = settle(world, entry, plan, seen, undo)
+        entry = replace(entry, limits=(*entry.limits, *limits_of(world, entry, plan)))
         story.tell("moved", _moved(plan, entry, moved))
         if entry.mechanism == "partition":
             undo.push("the interrupts", lambda: interrupts_back(world, before))

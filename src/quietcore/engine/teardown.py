@@ -7,7 +7,7 @@ from typing import Final
 
 from quietcore import images
 from quietcore.engine.apply import Applier
-from quietcore.engine.settle import restore_kernel_threads
+from quietcore.engine.realtime import restore_kernel_threads
 from quietcore.engine.world import World
 from quietcore.errors import OperationFailed, TimedOut
 from quietcore.host import cgroups

@@ -2,6 +2,7 @@
 
 from quietcore.isolation.irqs import irq_steps
 from quietcore.isolation.moving import move_order, moved_vcpus, moving_steps, narrowed
+from quietcore.isolation.realtime import inversions, is_below, raising_steps, realtime_cpus
 from quietcore.isolation.steps import Isolation, isolate, mechanism_of, refreshed, released
 from quietcore.isolation.targets import partition_cpus
 from quietcore.isolation.verify import ForeignTask, IrqFact, verify
@@ -10,7 +11,9 @@ __all__ = [
     "ForeignTask",
     "IrqFact",
     "Isolation",
+    "inversions",
     "irq_steps",
+    "is_below",
     "isolate",
     "mechanism_of",
     "move_order",
@@ -18,6 +21,8 @@ __all__ = [
     "moving_steps",
     "narrowed",
     "partition_cpus",
+    "raising_steps",
+    "realtime_cpus",
     "refreshed",
     "released",
     "verify",

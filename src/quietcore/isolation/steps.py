@@ -18,7 +18,6 @@ from quietcore.isolation.targets import HOUSEKEEPING, Target, has_own_cpu, parti
 from quietcore.model import (
     CgroupFacts,
     CpuSet,
-    HostThread,
     MakeGroup,
     Mechanism,
     MoveProcess,
@@ -63,12 +62,11 @@ def isolate(
     mechanism: Mechanism,
     *,
     priority: int = 1,
-    cpu_kthreads: tuple[HostThread, ...] = (),
 ) -> Isolation:
     """The steps for one VM, by the mechanism that was chosen when it started (`mechanism_of`).
 
-    `cpu_kthreads` are the per-CPU kernel threads (ksoftirqd, ktimers, rcuc, rcub) of the real-time vCPUs' CPUs: they are
-    raised above `priority` before any vCPU becomes SCHED_FIFO, because a polling guest would otherwise hang the host.
+    `priority` is the SCHED_FIFO priority of real-time vCPUs. The kernel threads of their CPUs must be above it before the first of
+    these steps (`raising_steps`): a polling guest would otherwise hang the host.
     """
     places = targets(plan, census, facts, mechanism, priority)
     groups: tuple[Step, ...]
@@ -83,7 +81,7 @@ def isolate(
             groups = ()
     return Isolation(
         mechanism=mechanism,
-        steps=(*groups, *_thread_steps(places, facts), *_scheduling(places, cpu_kthreads, priority)),
+        steps=(*groups, *_thread_steps(places, facts), *_scheduling(places)),
         limits=tuple(_limits(plan, facts, mechanism)),
     )
 
@@ -241,18 +239,10 @@ def _thread_steps(places: tuple[Target, ...], facts: CgroupFacts) -> Iterator[St
         yield SetAffinity(tid=place.thread.tid, cpus=place.cpus)
 
 
-def _scheduling(places: tuple[Target, ...], cpu_kthreads: tuple[HostThread, ...], priority: int) -> Iterator[Step]:
-    if not any(place.policy for place in places):
-        return
-    for kthread in cpu_kthreads:
-        if kthread.policy != "fifo" or kthread.priority <= priority:
-            yield SetScheduler(tid=kthread.tid, policy="fifo", priority=priority + 1)
+def _scheduling(places: tuple[Target, ...]) -> Iterator[Step]:
     for place in places:
         if place.policy is not None:
             yield SetScheduler(tid=place.thread.tid, policy=place.policy, priority=place.priority)
-    for place in places:
-        if place.thread.role == "pit":
-            yield SetScheduler(tid=place.thread.tid, policy="fifo", priority=priority + 1)
 
 
 def _limits(plan: Plan, facts: CgroupFacts, mechanism: Mechanism) -> Iterator[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from quietcore.model import CgroupFacts, CpuSet, HostThread, Mechanism, Plan, Policy, ThreadCensus
 
 HOUSEKEEPING = "housekeeping"
+_HIGHEST = 99
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,18 +59,32 @@ def vcpu_group(facts: CgroupFacts, vcpu: int) -> str:
 
 def targets(plan: Plan, census: ThreadCensus, facts: CgroupFacts, mechanism: Mechanism, priority: int) -> tuple[Target, ...]:
     """The place of every thread of the census. `priority` is the SCHED_FIFO priority of real-time vCPUs."""
-    realtime = {placement.vcpu for placement in plan.vcpus if placement.realtime}
     placed = [(thread, other_cpus(plan, thread) if thread.vcpu is None else vcpu_cpus(plan, thread.vcpu)) for thread in census.threads]
     return tuple(
         Target(
             thread=thread,
             cpus=cpus,
             group=_group(thread, cpus, facts, mechanism, plan),
-            policy="fifo" if thread.vcpu in realtime else None,
-            priority=priority if thread.vcpu in realtime else 0,
+            policy="fifo" if (wanted := _fifo(plan, thread, cpus, priority)) else None,
+            priority=wanted,
         )
         for thread, cpus in placed
     )
+
+
+def _fifo(plan: Plan, thread: HostThread, cpus: CpuSet, priority: int) -> int:
+    """The SCHED_FIFO priority of a thread, 0 for none.
+
+    The timer's thread stands above the vCPUs that wait for its ticks, as in KubeVirt. vhost workers carry a real-time guest's packets:
+    on CPUs that the VM pays for they run before QEMU's other work; on the shared pool they would take other VMs' time.
+    """
+    realtime = {placement.vcpu for placement in plan.vcpus if placement.realtime}
+    if not realtime:
+        return 0
+    if thread.role == "pit":
+        return min(priority + 1, _HIGHEST)
+    owned = thread.role == "vhost" and cpus <= plan.exclusive
+    return priority if thread.vcpu in realtime or owned else 0
 
 
 def _group(thread: HostThread, cpus: CpuSet, facts: CgroupFacts, mechanism: Mechanism, plan: Plan) -> str:

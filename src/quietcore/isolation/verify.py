@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from quietcore.isolation.realtime import inversions
 from quietcore.isolation.targets import Target, targets, vcpu_group
-from quietcore.model import CgroupFacts, CpuSet, Finding, Mechanism, Plan, ThreadCensus
+from quietcore.model import CgroupFacts, CpuSet, Finding, HostThread, Mechanism, Plan, ThreadCensus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +40,13 @@ def verify(
     priority: int = 1,
     foreign: tuple[ForeignTask, ...] = (),
     irqs: tuple[IrqFact, ...] = (),
+    cpu_kthreads: tuple[HostThread, ...] = (),
+    may_invert: bool = False,
 ) -> tuple[Finding, ...]:
     """Every fact that is not as the plan says, errors first.
 
-    A task or interrupt that is merely allowed on the VM's CPUs is `info` where the mechanism cannot exclude it and
+    `cpu_kthreads` are the kernel threads of the CPUs where the VM has real-time threads; `may_invert` says that the VM was allowed to
+    outrank them. A task or interrupt that is merely allowed on the VM's CPUs is `info` where the mechanism cannot exclude it and
     `error` inside an isolated partition, which promises exactly that.
     """
     findings = (
@@ -50,6 +54,7 @@ def verify(
         *(finding for place in targets(plan, census, facts, mechanism, priority) for finding in _thread(place, plan)),
         *_partitions(plan, census, facts, mechanism),
         *_quotas(plan, facts),
+        *inversions(cpu_kthreads, priority, allowed=may_invert),
         *_foreign(plan, mechanism, foreign),
         *_irqs(plan, mechanism, irqs),
     )
@@ -127,13 +132,13 @@ def _thread(place: Target, plan: Plan) -> Iterator[Finding]:
         )
     if place.policy is not None and (thread.policy, thread.priority) != (place.policy, place.priority):
         yield Finding(
-            code="vcpu-policy",
-            severity="error",
+            code="vcpu-policy" if is_vcpu else "thread-policy",
+            severity="error" if is_vcpu else "warning",
             kind="thread",
             id=subject,
             expected=f"{place.policy} {place.priority}",
             actual=f"{thread.policy} {thread.priority}",
-            hint="a real-time vCPU lost its scheduling policy",
+            hint="a real-time vCPU lost its scheduling policy" if is_vcpu else "this thread works for real-time vCPUs and comes too late",
         )
 
 

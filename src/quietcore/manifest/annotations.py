@@ -16,6 +16,7 @@ from quietcore.model.spec import Strategy, ThreadPolicy
 PREFIX: Final = "quietcore.io/"
 STRATEGY: Final = "quietcore.io/strategy"
 PRIORITY: Final = "quietcore.io/realtime-priority"
+ALLOW_INVERSION: Final = "quietcore.io/allow-priority-inversion"
 DEDICATED_VCPUS: Final = "quietcore.io/dedicated-vcpus"
 THREAD_POLICY: Final = "quietcore.io/thread-policy"
 SINGLE_L3: Final = "quietcore.io/single-l3"
@@ -27,6 +28,8 @@ MEANINGS: Final = {
     STRATEGY: "how threads are kept apart: `whole`, `housekeeping` or `dedicated`; without it an isolated emulator thread asks for "
     "`housekeeping`, and else the host's default holds",
     PRIORITY: "the SCHED_FIFO priority of real-time vCPUs, 1 to 99; 1 without it, as in KubeVirt",
+    ALLOW_INVERSION: "`true`: start even where the kernel's own threads cannot be raised above the real-time vCPUs; a polling guest then "
+    "hangs the host",
     DEDICATED_VCPUS: "a list such as `0-1,3`: only these vCPUs get dedicated CPUs, the others run on the shared pool",
     THREAD_POLICY: "what to do with the host's SMT siblings: `none`, `prefer`, `require` or `isolate`, as in OpenStack",
     SINGLE_L3: "`true`: all dedicated CPUs have to share one L3 cache",
@@ -35,7 +38,7 @@ MEANINGS: Final = {
     MEMFD: '`"false"` switches off memfd as the backing of hugepages',
     PARITY: "KubeVirt's second emulator CPU where the number of CPUs is even; usually set on the KubeVirt resource",
 }
-_OURS: Final = (STRATEGY, PRIORITY, DEDICATED_VCPUS, THREAD_POLICY, SINGLE_L3)
+_OURS: Final = (STRATEGY, PRIORITY, ALLOW_INVERSION, DEDICATED_VCPUS, THREAD_POLICY, SINGLE_L3)
 _MOST_SIDECARS: Final = 16
 _MOST_FAULTS: Final = 20
 _MOST_BYTES: Final = 256 << 10
@@ -48,6 +51,7 @@ class Wishes:
 
     strategy: Strategy | None = None
     priority: int | None = None
+    allow_inversion: bool = False
     dedicated_vcpus: frozenset[int] | None = None
     thread_policy: ThreadPolicy = "none"
     single_l3: bool = False
@@ -71,6 +75,7 @@ def read(annotations: Mapping[str, str], path: str, spec: Tree) -> tuple[Wishes,
     wishes = Wishes(
         strategy=reader.strategy(),
         priority=reader.priority(realtime=spec.has("domain.cpu.realtime")),
+        allow_inversion=reader.boolean(ALLOW_INVERSION),
         dedicated_vcpus=reader.vcpus(dedicated=spec.flag("domain.cpu.dedicatedCpuPlacement")),
         thread_policy=reader.thread_policy(),
         single_l3=reader.boolean(SINGLE_L3),

@@ -99,7 +99,12 @@ def _cpu(spec: Tree, subject: Subject) -> CpuSpec:
     realtime = None
     if cpu.has("realtime"):
         mask = cpu.text("realtime.mask")
-        realtime = Realtime(mask=mask, vcpus=select(mask, topology.vcpus), priority=wishes.priority or 1)
+        realtime = Realtime(
+            mask=mask,
+            vcpus=select(mask, topology.vcpus),
+            priority=wishes.priority or 1,
+            allow_inversion=wishes.allow_inversion,
+        )
     return CpuSpec(
         topology=topology,
         max_sockets=cpu.number("maxSockets"),

@@ -55,7 +55,7 @@ from quietcore.model.spec import (
     VmName,
     VmSpec,
 )
-from quietcore.model.threads import Finding, HostThread, Mechanism, Policy, Role, ThreadCensus
+from quietcore.model.threads import Finding, HostThread, Mechanism, Policy, Role, Severity, ThreadCensus
 
 __all__ = [
     "COMPUTE",
@@ -118,6 +118,7 @@ __all__ = [
     "SetAffinity",
     "SetScheduler",
     "SetValue",
+    "Severity",
     "Source",
     "Step",
     "Strategy",

@@ -64,11 +64,15 @@ class CpuFeature:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Realtime:
-    """Real-time vCPUs: `vcpus` is what the mask came to; `priority` is the SCHED_FIFO priority (KubeVirt and libvirt use 1)."""
+    """Real-time vCPUs: `vcpus` is what the mask came to; `priority` is the SCHED_FIFO priority (KubeVirt and libvirt use 1).
+
+    `allow_inversion` starts the VM even where kernel threads of its CPUs cannot be raised above it: a polling guest then hangs the host.
+    """
 
     mask: str = ""
     vcpus: frozenset[int] = frozenset()
     priority: int = 1
+    allow_inversion: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

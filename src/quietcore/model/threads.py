@@ -9,6 +9,7 @@ from quietcore.model.cpuset import CpuSet
 
 Role: TypeAlias = Literal["vcpu", "emulator", "iothread", "worker", "vhost", "pit", "monitor"]
 Policy: TypeAlias = Literal["other", "fifo", "rr", "batch", "idle", "deadline"]
+Severity: TypeAlias = Literal["error", "warning", "info"]
 Mechanism: TypeAlias = Literal["partition", "threaded", "cpuset-v1", "affinity"]
 
 
@@ -55,7 +56,7 @@ class Finding:
     """One fact that is not as it should be. `code` is stable; `kind` and `id` name what it is about (thread, cpu, irq, cgroup)."""
 
     code: str
-    severity: Literal["error", "warning", "info"]
+    severity: Severity
     kind: str
     id: str
     expected: str

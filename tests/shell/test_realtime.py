@@ -1,0 +1,136 @@
+"""Real-time VMs on a fake host: nothing becomes SCHED_FIFO before the kernel's own threads are above it, and all of it is given back."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+
+import pytest
+
+from quietcore.errors import OperationFailed, UndoFailed
+from quietcore.model import VmName
+from tests.shell.fake_host import Faults, Killed
+from tests.shell.realtime_host import RealtimeHost, realtime
+from tests.shell.test_faults import probes, snapshot
+
+A, B = VmName(name="a"), VmName(name="b")
+KINDS = {"v1 libvirt": {"version": 1, "partitions": False}, "v2 libvirt partitions": {}}
+
+
+@pytest.fixture(params=KINDS)
+def host(request, tmp_path) -> RealtimeHost:
+    return RealtimeHost(tmp_path, **KINDS[request.param])
+
+
+def schedulers(names: list[str]) -> list[int]:
+    return [int(name.split()[1]) for name in names if name.startswith("scheduler")]
+
+
+def codes(engine, vm) -> list[tuple[str, str, str]]:
+    view = engine.view(vm)
+    assert view is not None
+    return [(one.severity, one.code, one.id) for one in engine.verify(view).findings if one.severity != "info"]
+
+
+def test_kernel_threads_are_raised_first_and_given_back_last(host):
+    before = host.priorities()
+    counting = Faults()
+    engine = host.program(counting)
+    engine.apply(realtime(priority=5), "text")
+    fifo = schedulers(counting.names)
+    vcpus = {thread.tid for thread in engine.observation(A).census.vcpus}
+    assert vcpus.isdisjoint(fifo[:5])
+    assert host.priorities() == before | dict.fromkeys(("ksoftirqd/1", "ksoftirqd/2", "rcuc/1", "rcuc/2", "rcub/0"), ("fifo", 6))
+    assert codes(engine, A) == []
+    engine.delete(A)
+    assert host.priorities() == before
+
+
+def test_a_thread_that_is_high_enough_is_left_alone(host):
+    host.threads.policies[401] = ("rr", 50)
+    host.threads.policies[402] = ("deadline", 0)
+    host.program().apply(realtime(), "text")
+    assert host.priorities()["rcuc/1"] == ("rr", 50)
+    assert host.priorities()["rcuc/2"] == ("deadline", 0)
+
+
+def test_a_thread_that_serves_several_vms_is_given_back_by_the_last(host):
+    before = host.priorities()
+    engine = host.program()
+    engine.apply(realtime("a", 1, "0", priority=5), "text")
+    engine.apply(realtime("b", 1, "0", priority=2), "text")
+    engine.delete(A)
+    assert host.priorities() == before | {"rcub/0": ("fifo", 3), "ksoftirqd/2": ("fifo", 3), "rcuc/2": ("fifo", 3)}
+    engine.delete(B)
+    assert host.priorities() == before
+
+
+@pytest.mark.parametrize(("stubborn", "priority"), [(frozenset({401}), 1), (frozenset(), 99)])
+def test_a_vm_that_would_outrank_a_kernel_thread_is_refused_and_leaves_nothing(host, stubborn, priority):
+    host.threads.stubborn = stubborn
+    before = snapshot(host)
+    with pytest.raises(OperationFailed, match=f"cannot be raised above real-time priority {priority}") as refused:
+        host.program().apply(realtime(priority=priority), "text")
+    assert "quietcore.io/allow-priority-inversion" in refused.value.hint
+    assert snapshot(host) == before
+
+
+def test_the_risk_can_be_taken_by_name_and_verify_keeps_saying_it(host):
+    host.threads.stubborn = frozenset({401})
+    engine = host.program()
+    engine.apply(realtime(allow_inversion=True), "text")
+    assert engine.observation(A).census.vcpus[1].policy == "fifo"
+    assert codes(engine, A) == [("warning", "priority-inversion", "401 (rcuc/1)")]
+    view = engine.view(A)
+    assert view is not None
+    assert view.entry.limits[-1] == "a polling vCPU starves rcuc/1, which is not above it, and can hang this host"
+    engine.delete(A)
+
+
+def test_a_kernel_thread_that_was_lowered_is_an_error_and_raised_again_by_apply(host):
+    engine = host.program()
+    engine.apply(realtime(), "text")
+    host.threads.policies[402] = ("fifo", 1)
+    assert codes(engine, A) == [("error", "priority-inversion", "402 (rcuc/2)")]
+    assert engine.apply(realtime(), "text").result == "repaired"
+    assert codes(engine, A) == []
+
+
+OPERATIONS = {
+    "run": (lambda engine: engine.apply(realtime("a", 1, "0"), "text"), ()),
+    "run beside another": (lambda engine: engine.apply(realtime("a", 1, "0", priority=3), "text"), ("b",)),
+    "delete beside another": (lambda engine: engine.delete(A), ("a", "b")),
+}
+
+
+def prepared(root, kind, names) -> RealtimeHost:
+    if root.exists():
+        shutil.rmtree(root)
+    root.mkdir()
+    host = RealtimeHost(root, **KINDS[kind])
+    for name in names:
+        host.program().apply(realtime(name, 1, "0"), "text")
+    return host
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", ["error", "kill"])
+def test_a_fault_at_any_write_leaves_the_host_as_before_or_as_after(tmp_path, kind, operation, fault):
+    act, names = OPERATIONS[operation]
+    host = prepared(tmp_path / "h", kind, names)
+    before = snapshot(host)
+    counting = Faults()
+    act(host.program(counting))
+    after = snapshot(host)
+    assert schedulers(counting.names)
+    for number, name in enumerate(counting.names):
+        if fault == "error" and probes(counting.names, number):
+            continue
+        for moment in ("before", "after"):
+            host = prepared(tmp_path / "h", kind, names)
+            with contextlib.suppress(OperationFailed, UndoFailed, Killed):
+                act(host.program(Faults(at=number, kind=fault, moment=moment)))
+            if fault == "kill" or snapshot(host) not in (before, after):
+                host.program().reconcile()
+            assert snapshot(host) in (before, after), f"{moment} {name}"
