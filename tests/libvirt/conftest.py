@@ -1,6 +1,7 @@
 """The real thing for tests: a private libvirtd, once with libvirt's own cgroups and once without any."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 from tests.prerequisites import missing, need_programs, need_root
@@ -26,3 +27,18 @@ def libvirt_daemon(request, tmp_path_factory):
 def libvirt_uri(libvirt_daemon):
     """The address of the private libvirtd."""
     return libvirt_daemon.uri
+
+
+@pytest.fixture
+def quietcore(tmp_path, libvirt_uri):
+    """The command line with its own state; at the end its VMs are deleted, and no domain, file or cgroup of them may be left."""
+    from tests.libvirt.program import Program
+
+    program = Program(tmp_path, libvirt_uri)
+    yield program
+    names = program.domains()
+    for name in program.owners():
+        program("delete", name, "--now")
+    assert program.domains() == []
+    assert not list((program.state / "vms").glob("*"))
+    assert [name for name in names if list(Path("/sys/fs/cgroup").glob(f"**/*{name}*"))] == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
+from tests.libvirt.program import Program
 from tests.prerequisites import need_programs, need_root
 
 pytestmark = pytest.mark.libvirt
@@ -45,60 +45,6 @@ def vmi(folder, name="one", *, cores=1, dedicated="true"):
     path = folder / f"{name}-{cores}.yaml"
     path.write_text(MANIFEST.format(kind="VirtualMachineInstance", name=name, cores=cores, dedicated=dedicated))
     return path
-
-
-class Program:
-    """The installed `quietcore` with a state directory and a libvirt of its own."""
-
-    def __init__(self, folder, uri):
-        self.uri = uri
-        self.state = folder / "state"
-        self.environment = {**os.environ, "QUIETCORE_CONFIG": str(folder / "config.toml"), "PYTHONUNBUFFERED": "1"}
-        lines = ["[paths]", f'state = "{self.state}"', "[hypervisor]", f'uri = "{uri}"', 'acceleration = "tcg"', ""]
-        (folder / "config.toml").write_text("\n".join(lines))
-
-    def start(self, *arguments):
-        argv = [sys.executable, "-m", "quietcore", *map(str, arguments)]
-        return subprocess.Popen(
-            argv, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    def __call__(self, *arguments, expect=0):
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == expect, f"{arguments}: exit {process.returncode}\n{out}\n{err}"
-        return out
-
-    def json(self, *arguments, expect=0):
-        return json.loads(self(*arguments, "-o", "json", expect=expect))
-
-    def domains(self):
-        connection = libvirt.open(self.uri)
-        try:
-            return sorted(domain.name() for domain in connection.listAllDomains())
-        finally:
-            connection.close()
-
-    def is_creating(self):
-        """Whether the ledger on disk has a VM on its way; read here, because a process of ours takes longer than that way."""
-        ledger = self.state / "ledger.json"
-        return ledger.exists() and '"creating"' in ledger.read_text()
-
-    def owners(self):
-        """VM -> phase and CPUs, as the ledger on disk says."""
-        entries = json.loads(self("ledger", "show", "-o", "json"))["entries"]
-        return {entry["spec"]["vm"]["name"]: entry["phase"] for entry in entries}
-
-
-@pytest.fixture
-def quietcore(tmp_path, libvirt_uri):
-    program = Program(tmp_path, libvirt_uri)
-    yield program
-    for name in program.owners():
-        program("delete", name, "--now")
-    assert program.domains() == []
-    assert not list((program.state / "vms").glob("*"))
-    assert not list(Path("/sys/fs/cgroup").glob("**/*default_one*"))
 
 
 def first_vcpu(program, name="one"):

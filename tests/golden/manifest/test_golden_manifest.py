@@ -3,22 +3,13 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
+from tests.manifest_outcomes import INPUTS, sources
 
 from quietcore import manifest
 from quietcore.errors import InputError
 from quietcore.model import Quantity
-
-FOLDER = Path(__file__).parents[2] / "data/manifests"
-SINGLE = sorted(file.stem for file in FOLDER.glob("*.yaml"))
-TOGETHER = {
-    "instancetype-that-conflicts": ("kubevirt-example-vm-cirros-clarge", "kubevirt-example-clarge"),
-    "cluster-instancetype-that-conflicts": ("kubevirt-example-vm-cirros-cluster-csmall", "kubevirt-example-cluster-csmall"),
-    "instancetype-and-preference": ("kubevirt-example-vm-windows-clarge-windows", "kubevirt-example-clarge", "kubevirt-example-windows"),
-    "two-preferences-of-one-name": ("kubevirt-ug-instancetypes-152", "kubevirt-ug-instancetypes-176"),
-}
 
 
 def plain(value):
@@ -35,9 +26,8 @@ def plain(value):
 
 
 def outcome(names):
-    sources = [manifest.SourceText(file=f"{name}.yaml", text=(FOLDER / f"{name}.yaml").read_text()) for name in names]
     try:
-        loaded = manifest.load(sources)
+        loaded = manifest.load(sources(names))
     except InputError as error:
         return "".join(f"refused: {problem}\n" for problem in error.problems)
     warnings = "".join(f"warning: {warning}\n" for warning in loaded.warnings)
@@ -45,11 +35,6 @@ def outcome(names):
     return warnings + specs or "accepted: no VM\n"
 
 
-@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize("name", INPUTS)
 def test_a_real_manifest(name, golden):
-    golden(f"manifest/{name}.txt", outcome([name]))
-
-
-@pytest.mark.parametrize("name", TOGETHER)
-def test_manifests_that_belong_together(name, golden):
-    golden(f"manifest/{name}.txt", outcome(TOGETHER[name]))
+    golden(f"manifest/{name}.txt", outcome(INPUTS[name]))
