@@ -21,7 +21,10 @@ _TAG: Final = "type"
 
 
 class DecodeError(ValueError):
-    """The JSON does not fit the type; the message names the place."""
+    """The JSON does not fit the type; the message names the place ("" is the whole)."""
+
+    def __init__(self, place: str, message: str) -> None:
+        super().__init__(f"{place}: {message}" if place else message)
 
 
 def encode(value: object) -> Json:
@@ -46,7 +49,7 @@ def decode(wanted: Any, data: Json, place: str = "") -> Any:  # noqa: ANN401  # 
         return _decode_union(arguments, data, place)
     if origin is Literal:
         if data not in arguments:
-            raise DecodeError(f"{place}: {data!r} is none of {arguments}")
+            raise DecodeError(place, f"{data!r} is none of {arguments}")
         return data
     if origin is tuple:
         return tuple(decode(arguments[0], entry, f"{place}[{index}]") for index, entry in enumerate(_expect(list, data, place)))
@@ -62,12 +65,12 @@ def _decode_plain(wanted: Any, data: Json, place: str) -> Any:  # noqa: ANN401  
         try:
             return wanted.parse(_expect(str, data, place))
         except ValueError as err:
-            raise DecodeError(f"{place}: {err}") from err
+            raise DecodeError(place, str(err)) from err
     if wanted is Fraction:
         try:
             return Fraction(_expect(str, data, place))
         except (ValueError, ZeroDivisionError) as err:
-            raise DecodeError(f"{place}: {data!r} is no fraction") from err
+            raise DecodeError(place, f"{data!r} is no fraction") from err
     if is_dataclass(wanted):
         return _decode_dataclass(wanted, data, place)
     return _expect(wanted, data, place)
@@ -79,7 +82,7 @@ def _expect(wanted: Any, data: Json, place: str) -> Any:  # noqa: ANN401  # as d
     else:
         wanted_type = wanted
     if not isinstance(data, wanted_type) or (isinstance(data, bool) and wanted_type is not bool):
-        raise DecodeError(f"{place}: {data!r} is no {wanted_type.__name__}")
+        raise DecodeError(place, f"{data!r} is no {wanted_type.__name__}")
     return data
 
 
@@ -93,7 +96,7 @@ def _decode_union(arguments: tuple[Any, ...], data: Json, place: str) -> Any:  #
     for candidate in candidates:
         if is_dataclass(candidate) and getattr(candidate, "__name__", "") == name:
             return decode(candidate, data, place)
-    raise DecodeError(f"{place}: {name or data!r} is none of the known types")
+    raise DecodeError(place, f"{name or data!r} is none of the known types")
 
 
 def _decode_mapping(arguments: tuple[Any, ...], data: Json, place: str) -> Mapping[Any, Any]:  # as decode
@@ -101,7 +104,7 @@ def _decode_mapping(arguments: tuple[Any, ...], data: Json, place: str) -> Mappi
     result = {}
     for key, entry in _expect(dict, data, place).items():
         if key_type is int and not key.lstrip("-").isdigit():
-            raise DecodeError(f"{place}: key {key!r} is no number")
+            raise DecodeError(place, f"key {key!r} is no number")
         result[int(key) if key_type is int else key] = decode(value_type, entry, f"{place}.{key}")
     return MappingProxyType(result)
 
@@ -115,11 +118,11 @@ def _decode_dataclass(wanted: Any, data: Json, place: str) -> Any:  # noqa: ANN4
     table = dict(_expect(dict, data, place))
     hints = _hints(wanted)
     if _TAG not in hints and table.pop(_TAG, wanted.__name__) != wanted.__name__:
-        raise DecodeError(f"{place}: {data[_TAG]} is no {wanted.__name__}")
+        raise DecodeError(place, f"{data[_TAG]} is no {wanted.__name__}")
     unknown = sorted(set(table) - set(hints))
     if unknown:
-        raise DecodeError(f"{place}: unknown field {unknown[0]!r} in {wanted.__name__}")
+        raise DecodeError(place, f"unknown field {unknown[0]!r} in {wanted.__name__}")
     try:
         return wanted(**{name: decode(hints[name], entry, f"{place}.{name}" if place else name) for name, entry in table.items()})
     except (TypeError, ValueError) as err:
-        raise err if isinstance(err, DecodeError) else DecodeError(f"{place}: {err}") from err
+        raise err if isinstance(err, DecodeError) else DecodeError(place, str(err)) from err

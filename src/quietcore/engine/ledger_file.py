@@ -41,6 +41,8 @@ class LedgerFile:
             raise PermissionProblem(f"{self.path} may not be read", hint="run it as root") from err
         except UnicodeDecodeError as err:
             raise self._refused("it is not text", self.path.read_bytes()) from err
+        except OSError as err:
+            raise OperationFailed(f"{self.path} cannot be read: {err.strerror or err}") from err
         return self._parsed(text)
 
     def save(self, ledger: Ledger) -> None:
@@ -65,8 +67,7 @@ class LedgerFile:
     @contextmanager
     def locked(self, timeout_s: float = 60.0) -> Iterator[None]:
         """Hold the host's only write lock. Raises TimedOut when another quietcore keeps it for longer."""
-        self._make_directory()
-        descriptor = os.open(self.directory / "ledger.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = self._open_lock()
         try:
             self._acquire(descriptor, timeout_s)
             yield
@@ -86,13 +87,14 @@ class LedgerFile:
                 )
             time.sleep(_PAUSE_S)
 
-    def _make_directory(self) -> None:
+    def _open_lock(self) -> int:
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+            return os.open(self.directory / "ledger.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except PermissionError as err:
-            raise PermissionProblem(f"{self.directory} may not be made", hint="run it as root") from err
-        if not os.access(self.directory, os.W_OK):
-            raise PermissionProblem(f"{self.directory} may not be written", hint="run it as root")
+            raise PermissionProblem(f"{self.directory} may not be written", hint="run it as root") from err
+        except OSError as err:
+            raise OperationFailed(f"{self.directory} cannot hold the ledger: {err.strerror or err}") from err
 
     def _sync_directory(self) -> None:
         descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -104,7 +106,7 @@ class LedgerFile:
     def _parsed(self, text: str) -> Ledger:
         try:
             document = json.loads(text)
-        except json.JSONDecodeError as err:
+        except (ValueError, RecursionError) as err:
             raise self._refused(f"it is not JSON ({err})", text.encode()) from err
         if not isinstance(document, dict) or document.get("kind") != "Ledger":
             raise self._refused("it is no ledger", text.encode())
