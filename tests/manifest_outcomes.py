@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Final, Literal
 
 from quietcore import manifest
+from quietcore.model import VmSpec
 
 FOLDER: Final = Path(__file__).parent / "data" / "manifests"
 Place = Literal["plain host", "lab"]
 PLAIN_HOST, LAB = "plain host", "lab"
-IN_WORDS: Final = {PLAIN_HOST: "this host's libvirt", LAB: "lab machine 2s4n16c"}
+IN_WORDS: Final = {PLAIN_HOST: "a private libvirt", LAB: "lab machine 2s4n16c"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What becomes of one manifest that the reader takes: where it is tried, the exit code of `run`, a part of its answer.
 
-    `why` says what is not obvious. `pages` are pages of 2 MiB that one node of the lab machine gets first; `instead` is a
-    change of the text with which it is run as well.
+    `why` says what is not obvious. `pages` are pages of 2 MiB that one node of the lab machine gets first; `changes` are what is
+    replaced in the text before it is run: afterwards, for one that is taken as it stands.
     """
 
     place: Place
@@ -31,7 +32,7 @@ class Outcome:
     answer: str = ""
     why: str = ""
     pages: int = 0
-    instead: tuple[str, str] | None = None
+    changes: tuple[tuple[str, str], ...] = ()
 
 
 OUTCOMES: Final = {
@@ -43,7 +44,7 @@ OUTCOMES: Final = {
         result="kept, not started",
         answer="vm/vm-cirros stored\n",
         why="`runStrategy: Halted` says so; with `Always` it runs",
-        instead=("runStrategy: Halted", "runStrategy: Always"),
+        changes=(("runStrategy: Halted", "runStrategy: Always"),),
     ),
     "kubevirt-example-vmi-alpine-efi": Outcome(place=PLAIN_HOST, why="by the firmware of the package ovmf"),
     "kubevirt-example-vmi-arm": Outcome(place=PLAIN_HOST, why="it names no architecture, so it is a guest for amd64 here"),
@@ -57,9 +58,67 @@ OUTCOMES: Final = {
         result="does not fit",
         code=3,
         answer="hugepages-1Gi are wanted and 0 are free",
-        why="no page of 1Gi there; on a machine that has them it is placed (tests/golden/manifest)",
+        why="there is no page of 1Gi; a machine that has them takes it",
     ),
 }
+_CLAIM: Final = "persistentVolumeClaim:\n      claimName: {}"
+_EMPTY: Final = "emptyDisk:\n      capacity: 1Gi"
+
+
+def _named(name: str, kind: str = "VirtualMachineInstance") -> tuple[str, str]:
+    return f"kind: {kind}\n", f"kind: {kind}\nmetadata:\n  name: {name}\n"
+
+
+def _whole(name: str, *, volumes: str = "") -> tuple[str, str]:
+    head = f"apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata:\n  name: {name}\nspec:{volumes}\n"
+    return "spec:\n", head
+
+
+_DEVICES: Final = ("    cpu:\n", "    devices: {}\n    cpu:\n")
+_ONE_DISK: Final = "\n  volumes: [{name: mydisk, emptyDisk: {capacity: 1Gi}}]"
+COMPLETED: Final = {
+    "kubevirt-ug-blockmultiqueue-1666": Outcome(
+        place=PLAIN_HOST,
+        why="kind, name, memory and volume added",
+        changes=(_whole("multiqueue", volumes=_ONE_DISK), ("    devices:\n", "    memory: {guest: 64Mi}\n    devices:\n")),
+    ),
+    "kubevirt-ug-cpu-hotplug-73": Outcome(
+        place=PLAIN_HOST,
+        why="name, run strategy, memory and devices added; 1 of at most 8 sockets",
+        changes=(
+            _named("hotplug", "VirtualMachine"),
+            ("spec:\n  template:", "spec:\n  runStrategy: Always\n  template:"),
+            ("        cpu:\n", "        memory: {guest: 64Mi}\n        devices: {}\n        cpu:\n"),
+        ),
+    ),
+    "kubevirt-ug-dedicated-1.fragment": Outcome(place=LAB, why="name and devices added", changes=(_named("first"), _DEVICES)),
+    "kubevirt-ug-dedicated-2.fragment": Outcome(
+        place=LAB, why="name and devices added; two vCPUs follow from limits.cpu", changes=(_named("second"), _DEVICES)
+    ),
+    "kubevirt-ug-dedicated-3.fragment": Outcome(
+        place=LAB, why="name and devices added; a third CPU is for QEMU's other threads", changes=(_named("third"), _DEVICES)
+    ),
+    "kubevirt-ug-iothreads-auto": Outcome(
+        place=PLAIN_HOST,
+        why="an emptyDisk stands for the claim",
+        changes=((_CLAIM.format("mypvc"), _EMPTY), ("vmi-shared\nspec", "auto\nspec")),
+    ),
+    "kubevirt-ug-iothreads-shared": Outcome(
+        place=PLAIN_HOST,
+        why="an emptyDisk stands for the claim, and disk names have dashes",
+        changes=((_CLAIM.format("vmi-shared_pvc"), _EMPTY), ("vmi-shared_disk", "vmi-shared-disk")),
+    ),
+    "kubevirt-ug-iothreads-supplemental.fragment": Outcome(
+        place=PLAIN_HOST,
+        why="kind, name, memory, disk and volume added",
+        changes=(
+            _whole("pool", volumes=_ONE_DISK),
+            ("  domain:\n", "  domain:\n    memory: {guest: 64Mi}\n    devices: {disks: [{name: mydisk}]}\n"),
+        ),
+    ),
+}
+"""Manifests that the reader refuses for what their source leaves out, or for a disk of the cluster: run with that filled in."""
+
 TOGETHER: Final = {
     "instancetype-that-conflicts": ("kubevirt-example-vm-cirros-clarge", "kubevirt-example-clarge"),
     "cluster-instancetype-that-conflicts": ("kubevirt-example-vm-cirros-cluster-csmall", "kubevirt-example-cluster-csmall"),
@@ -85,13 +144,26 @@ def refused() -> dict[str, manifest.Examined]:
     return {name: found for name in INPUTS if (found := examined(name)).problems}
 
 
-def tried(place: Place) -> dict[str, Outcome]:
-    """The manifests that are run in one place."""
-    return {name: outcome for name, outcome in OUTCOMES.items() if outcome.place == place}
+def tried(place: Place, table: dict[str, Outcome]) -> dict[str, Outcome]:
+    """The manifests of a table that are run in one place."""
+    return {name: outcome for name, outcome in table.items() if outcome.place == place}
 
 
-def text(name: str, *, instead: bool = False) -> str:
-    """A manifest as it stands, or with its change."""
+def changed(name: str, outcome: Outcome) -> str:
+    """A manifest with its changes."""
     written = (FOLDER / f"{name}.yaml").read_text()
-    change = OUTCOMES[name].instead
-    return written.replace(*change) if instead and change else written
+    for before, after in outcome.changes:
+        assert before in written, f"{name} does not hold {before!r}"
+        written = written.replace(before, after)
+    return written
+
+
+def spec_of(text: str) -> VmSpec:
+    """The one VM of a text."""
+    (document,) = manifest.load([manifest.SourceText(file="vm.yaml", text=text)]).documents
+    return document.spec
+
+
+def as_it_stands(name: str) -> VmSpec:
+    """The one VM of a manifest."""
+    return spec_of((FOLDER / f"{name}.yaml").read_text())

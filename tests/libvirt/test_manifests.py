@@ -5,27 +5,45 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.manifest_outcomes import FOLDER, INPUTS, OUTCOMES, PLAIN_HOST, examined, refused, text, tried
+from tests.manifest_outcomes import (
+    COMPLETED,
+    FOLDER,
+    INPUTS,
+    OUTCOMES,
+    PLAIN_HOST,
+    as_it_stands,
+    changed,
+    examined,
+    refused,
+    spec_of,
+    tried,
+)
 from tests.prerequisites import need_root
 
 from quietcore.cli.main import run_cli
 from quietcore.images import references
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(300)]
-HERE = tried(PLAIN_HOST)
-
-
-def spec_of(name):
-    (document,) = examined(name).loaded.documents
-    return document.spec
+HERE = tried(PLAIN_HOST, OUTCOMES)
+CHANGED = tried(PLAIN_HOST, COMPLETED)
 
 
 def import_stand_ins(quietcore, folder, names):
     """Store an empty disk under every image name that these manifests use."""
     disk = folder / "disk.raw"
     disk.write_bytes(bytes(1 << 20))
-    for reference in sorted({one for name in names for one in references(spec_of(name))}):
+    for reference in sorted({one for name in names for one in references(as_it_stands(name))}):
         quietcore("image", "import", reference, disk)
+
+
+def written(folder, name, outcome):
+    file = folder / f"{name}.yaml"
+    file.write_text(changed(name, outcome))
+    return file
+
+
+def phases(quietcore):
+    return {one["vm"]["name"]: one["phase"] for one in quietcore.json("get", "vms")["items"]}
 
 
 @pytest.fixture
@@ -47,6 +65,7 @@ def run_here(tmp_path, monkeypatch, capsys):
 def test_the_table_has_every_manifest_that_the_reader_takes():
     taken = {name for name in INPUTS if not examined(name).problems and examined(name).loaded.documents}
     assert set(OUTCOMES) == taken
+    assert not set(COMPLETED) & taken
 
 
 @pytest.mark.parametrize("name", refused())
@@ -71,13 +90,19 @@ def test_an_image_that_the_host_does_not_have_is_named_with_the_way_to_get_it(qu
 def test_manifests_that_a_plain_host_can_hold_run_on_it(quietcore, tmp_path):
     import_stand_ins(quietcore, tmp_path, HERE)
     answers = {name: quietcore("run", "-f", FOLDER / f"{name}.yaml") for name in HERE}
-    assert answers == {name: outcome.answer or f"vm/{spec_of(name).vm.name} created\n" for name, outcome in HERE.items()}
-    for name in [name for name, outcome in HERE.items() if outcome.instead]:
-        changed = tmp_path / f"{name}.yaml"
-        changed.write_text(text(name, instead=True))
-        assert quietcore("run", "-f", changed) == f"vm/{spec_of(name).vm.name} started\n"
-    listed = quietcore.json("get", "vms")["items"]
-    assert {one["vm"]["name"]: one["phase"] for one in listed} == {spec_of(name).vm.name: "Running" for name in HERE}
+    assert answers == {name: outcome.answer or f"vm/{as_it_stands(name).vm.name} created\n" for name, outcome in HERE.items()}
+    for name, outcome in HERE.items():
+        if outcome.changes:
+            assert quietcore("run", "-f", written(tmp_path, name, outcome)) == f"vm/{as_it_stands(name).vm.name} started\n"
+    assert phases(quietcore) == {as_it_stands(name).vm.name: "Running" for name in HERE}
+    quietcore("verify")
+
+
+def test_manifests_that_lack_what_their_source_leaves_out_run_when_it_is_filled_in(quietcore, tmp_path):
+    specs = {name: spec_of(changed(name, outcome)) for name, outcome in CHANGED.items()}
+    files = [word for name, outcome in CHANGED.items() for word in ("-f", written(tmp_path, name, outcome))]
+    assert quietcore("run", *files) == "".join(f"vm/{spec.vm.name} created\n" for spec in specs.values())
+    assert phases(quietcore) == {spec.vm.name: "Running" for spec in specs.values()}
     quietcore("verify")
 
 

@@ -14,7 +14,7 @@ Status = Literal["supported", "refused", "ignored"]
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """One verdict. `reason` is empty for supported fields and for refused ones that need none beyond their name.
+    """One verdict. A supported field has a `reason` where a host keeps its meaning in another way than a cluster does.
 
     `quiet` fields are written by the cluster itself and are ignored without a warning; `unless_off` fields are refused only when
     they ask for something: false, empty text and empty lists change nothing. A `checked` field is ignored, but KubeVirt's rules
@@ -29,11 +29,15 @@ class Support:
 
 
 SUPPORTED: Final = Support("supported")
-REFUSED: Final = Support("refused")
+REFUSED: Final = Support("refused", "nothing here does what it asks for")
 
 
 def _yes(names: str) -> dict[str, Support]:
     return dict.fromkeys(names.split(), SUPPORTED)
+
+
+def _how(**notes: str) -> dict[str, Support]:
+    return {name: Support("supported", note) for name, note in notes.items()}
 
 
 def _no(names: str, reason: str = "") -> dict[str, Support]:
@@ -84,8 +88,9 @@ TABLE: Final[Mapping[str, Mapping[str, Support]]] = {
     | _ignored("revisionName", "written by the cluster", quiet=True)
     | _no("inferFromVolume inferFromVolumeFailurePolicy", _CLUSTER_STORAGE),
     "VirtualMachineInstanceSpec": _yes(
-        "architecture domain hostname networks nodeSelector startStrategy terminationGracePeriodSeconds volumes",
+        "architecture domain networks startStrategy terminationGracePeriodSeconds volumes",
     )
+    | _how(hostname="through cloud-init", nodeSelector="it stands in the launcher pod; a single host does not ask it")
     | _ignored("affinity tolerations topologySpreadConstraints schedulerName", _PLACED)
     | _ignored("priorityClassName", "nothing is preempted on a host")
     | _ignored("evictionStrategy", "a host is not drained; VMs with dedicated CPUs are never migrated")
@@ -100,18 +105,24 @@ TABLE: Final[Mapping[str, Mapping[str, Support]]] = {
     | _no("launchSecurity", "confidential guests are not supported")
     | _no("rebootPolicy", "a guest's reboot stays a reboot"),
     "CPU": _yes(
-        "cores dedicatedCpuPlacement features isolateEmulatorThread maxSockets model numa realtime sockets threads",
-    ),
+        "cores dedicatedCpuPlacement features isolateEmulatorThread maxSockets numa realtime sockets threads",
+    )
+    | _how(model="the host's models need KVM; without it the guest gets QEMU's maximum model"),
     "CPUFeature": _yes("name policy"),
     "NUMA": _yes("guestMappingPassthrough"),
     "NUMAGuestMappingPassthrough": {},
     "Realtime": _yes("mask"),
     "Memory": _yes("guest hugepages reservedOverhead")
-    | {"maxGuest": Support("ignored", "memory is not hot-plugged; the guest keeps memory.guest", checked=True)},
+    | {
+        "maxGuest": Support(
+            "ignored", "KubeVirt's rules judge it, but memory is not hot-plugged: the guest keeps memory.guest", checked=True
+        )
+    },
     "Hugepages": _yes("pageSize"),
     "ReservedOverhead": _yes("addedOverhead memLock"),
-    "ResourceRequirements": _yes("limits requests overcommitGuestOverhead"),
-    "DiskIOThreads": _yes("supplementalPoolThreadCount"),
+    "ResourceRequirements": _yes("overcommitGuestOverhead requests")
+    | _how(limits="of the launcher pod; on a host no CPU quota is written, because a quota throttles vCPU threads"),
+    "DiskIOThreads": _how(supplementalPoolThreadCount="before libvirt 10.0 a disk has one thread: the disks take turns in the pool"),
     "Machine": _yes("type"),
     "Clock": _yes("timezone utc") | _no("timer", "the timers are libvirt's own"),
     "ClockOffsetUTC": _yes("offsetSeconds"),
@@ -119,11 +130,11 @@ TABLE: Final[Mapping[str, Mapping[str, Support]]] = {
     | _ignored("acpi apic", _FIXED_FEATURE, quiet=True)
     | _no("hyperv hypervPassthrough", "Hyper-V enlightenments are not set")
     | _no("kvm", "the guest may know that it is a VM")
-    | _no("pvspinlock"),
+    | _no("pvspinlock", "how guests wait for locks is QEMU's choice"),
     "FeatureState": _yes("enabled"),
-    "FeatureAPIC": _yes("enabled") | _off("endOfInterrupt"),
+    "FeatureAPIC": _yes("enabled") | _off("endOfInterrupt", "how guests end interrupts is QEMU's choice"),
     "Firmware": _yes("bootloader kernelBoot serial uuid") | _no("acpi", _NO_OBJECTS),
-    "Bootloader": _yes("bios efi"),
+    "Bootloader": _yes("bios") | _how(efi="by the host's firmware, package ovmf; a host without it refuses the VM"),
     "BIOS": _off("useSerial", "the boot menu stays on the graphics device"),
     "EFI": _yes("secureBoot") | _off("persistent", "the EFI variables live as long as the VM"),
     "KernelBoot": _yes("container kernelArgs"),
@@ -131,8 +142,11 @@ TABLE: Final[Mapping[str, Mapping[str, Support]]] = {
     | _ignored("imagePullPolicy", "images come from the local store; pull them with `quietcore image pull`")
     | _no("imagePullSecret", _NO_OBJECTS),
     "Devices": _yes(
-        "autoattachGraphicsDevice autoattachMemBalloon autoattachPodInterface autoattachSerialConsole blockMultiQueue disks interfaces "
-        "networkInterfaceMultiqueue rng",
+        "autoattachPodInterface autoattachSerialConsole blockMultiQueue disks interfaces networkInterfaceMultiqueue rng",
+    )
+    | _how(
+        autoattachGraphicsDevice="VNC on a UNIX socket that libvirt makes in the VM's own folder; a real-time guest has no graphics",
+        autoattachMemBalloon="a real-time guest has no balloon",
     )
     | _ignored("disableHotplug", "devices are never hot-plugged")
     | _ignored("logSerialConsole", "there is no container log; read the console with `quietcore console`")
@@ -144,24 +158,33 @@ TABLE: Final[Mapping[str, Mapping[str, Support]]] = {
     | _no("lun", "KubeVirt maps a LUN to cluster storage only, and there is none on a host")
     | _off("shareable", "a disk belongs to one VM")
     | _off("changedBlockTracking", "there are no incremental backups")
-    | _no("blockSize errorPolicy")
+    | _no("blockSize", "disks have the block size that QEMU finds")
+    | _no("errorPolicy", "the guest is stopped when a disk fails, as by KubeVirt's default")
     | _no("tag", "there is no device metadata in the cloud-init seed"),
     "DiskTarget": _yes("bus readonly") | _no("pciAddress", "libvirt assigns the addresses"),
     "CDRomTarget": _yes("bus readonly") | _ignored("tray", "the tray is always closed"),
     "Volume": _yes("cloudInitConfigDrive cloudInitNoCloud containerDisk emptyDisk hostDisk name")
     | _no("dataVolume ephemeral persistentVolumeClaim", _CLUSTER_STORAGE)
     | _no("configMap downwardAPI secret serviceAccount sysprep", _NO_OBJECTS)
-    | _no("containerPath downwardMetrics memoryDump"),
-    "ContainerDiskSource": _yes("image path")
+    | _no("containerPath", "there is no launcher container on a host whose folders could be shared")
+    | _no("downwardMetrics memoryDump", _DEVICE),
+    "ContainerDiskSource": _yes("path")
+    | _how(image="from the local store: `quietcore image pull` or `quietcore image import`")
     | _ignored("imagePullPolicy", "images come from the local store; pull them with `quietcore image pull`")
     | _no("imagePullSecret", _NO_OBJECTS),
-    "HostDisk": _yes("capacity path type") | _off("shared", "a disk belongs to one VM"),
+    "HostDisk": _yes("capacity path") | _how(type="DiskOrCreate makes the folder too") | _off("shared", "a disk belongs to one VM"),
     "EmptyDiskSource": _yes("capacity"),
     "CloudInitNoCloudSource": _yes("networkData networkDataBase64 userData userDataBase64")
     | _no("networkDataSecretRef secretRef", _NO_OBJECTS),
     "CloudInitConfigDriveSource": _yes("networkData networkDataBase64 userData userDataBase64")
     | _no("networkDataSecretRef secretRef", _NO_OBJECTS),
-    "Interface": _yes("binding bootOrder bridge macAddress masquerade model name ports")
+    "Interface": _yes("bootOrder macAddress model name")
+    | _how(
+        binding="the plugin vhostuser, with its socket in an annotation",
+        bridge="the host's bridge that multus.networkName names; on the pod network the one of the host's configuration",
+        masquerade="QEMU's user-mode network",
+        ports="TCP ports are forwarded where passt is installed; elsewhere a note says that they are not",
+    )
     | _no("acpiIndex pciAddress", "libvirt assigns the addresses")
     | _no("dhcpOptions", "the guest is served by libvirt or QEMU itself")
     | _no("macvtap passt slirp", "KubeVirt has withdrawn this binding")
@@ -176,7 +199,8 @@ TABLE: Final[Mapping[str, Mapping[str, Support]]] = {
     "Port": _yes("name port protocol"),
     "Network": _yes("multus name pod") | _no("resourceClaim", "there is no dynamic resource allocation on a host"),
     "PodNetwork": _no("vmIPv6NetworkCIDR vmNetworkCIDR", "QEMU's user-mode network has its own range"),
-    "MultusNetwork": _yes("networkName") | _off("default"),
+    "MultusNetwork": _how(networkName="the host's bridge; a namespace before it is left out")
+    | _off("default", "there is no pod network to replace"),
     "VirtualMachineInstancetypeSpec": _yes("annotations cpu ioThreads ioThreadsPolicy memory nodeSelector")
     | _ignored("schedulerName", _PLACED)
     | _off("gpus hostDevices", _DEVICE)
@@ -211,7 +235,7 @@ TABLE: Final[Mapping[str, Mapping[str, Support]]] = {
         "preferredVirtualGPUOptions",
         _DEVICE,
     )
-    | _no("preferredDiskBlockSize")
+    | _no("preferredDiskBlockSize", "disks have the block size that QEMU finds")
     | _no("preferredInterfaceMasquerade", "write masquerade into the VM's interface"),
     "FirmwarePreferences": _yes("preferredEfi preferredUseBios preferredUseEfi preferredUseSecureBoot")
     | _off("preferredUseBiosSerial", "the boot menu stays on the graphics device"),
