@@ -17,7 +17,8 @@ HEAD = """\
 What becomes of every field of a KubeVirt manifest here. **supported**: it means what it means to KubeVirt. **refused**: the manifest
 is refused and the message names the field; fields marked "unless off" are refused only when they ask for something (`false` and
 empty values are fine). **ignored**: it changes nothing here, for the reason given; a warning says so unless the field is written by
-the cluster itself. The last column gives the reason, or how a host keeps the meaning of a supported field. Nothing is dropped silently, and a name that KubeVirt does not know is refused with the nearest known one.
+the cluster itself. The last column gives the reason, or how a host keeps the meaning of a supported field. Nothing is dropped
+silently, and a name that KubeVirt does not know is refused with the nearest known one.
 
 A row stands for everything below it when it is refused or ignored. `[]` marks the items of a list.
 
