@@ -114,19 +114,16 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
 
 def _fault(key: str, value: object) -> str:
     if key in _CHOICES:
-        return "" if value in _CHOICES[key] else f"{value!r} is none of {', '.join(_CHOICES[key])}"
+        return "" if value in _CHOICES[key] else f"{value!r} is none of {', '.join(map(repr, _CHOICES[key]))}"
     if key == "prefer_closest_numa_nodes":
         return "" if isinstance(value, bool) else "must be true or false"
     if key == "cpu_manager_options":
         known = {one.name.replace("_", "-") for one in fields(CpuPolicyOptions)}
-        unknown = sorted(set(value) - known) if isinstance(value, list) else [str(value)]
-        return f"must be a list of {', '.join(sorted(known))}; not {', '.join(map(str, unknown))}" if unknown else ""
+        unknown = [str(one) for one in value if str(one) not in known] if isinstance(value, list) else [str(value)]
+        return f"must be a list of {', '.join(sorted(known))}; not {', '.join(unknown)}" if unknown else ""
     if key == "resync_seconds":
-        return (
-            ""
-            if isinstance(value, int | float) and not isinstance(value, bool) and value >= 1
-            else "must be a number of seconds, at least 1"
-        )
+        enough = isinstance(value, int | float) and not isinstance(value, bool) and value >= 1
+        return "" if enough else "must be a number of seconds, at least 1"
     if not isinstance(value, str):
         return "must be a text"
     if key == "reserved_cpus":
@@ -141,7 +138,7 @@ def _fault(key: str, value: object) -> str:
 
 def _memory_faults(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:  # TOML values are of any type until checked here
     for node, types in values.items():
-        if not node.isdigit() or not isinstance(types, dict):
+        if not (node.isascii() and node.isdigit()) or not isinstance(types, dict):
             yield f"reserved_memory.{node}", "must be a NUMA node number with a table of resource = bytes"
             continue
         for resource, size in types.items():
