@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import libvirt
 import pytest
@@ -124,6 +125,34 @@ def test_a_vcpu_thread_that_is_moved_by_hand_is_put_back(quietcore, agent, tmp_p
     running.wait_for("drift-repaired")
     eventually(lambda: quietcore.json("describe", "one")["threads"] == before["threads"])
     quietcore("verify", "one")
+    care = quietcore.json("describe", "one")["agent"]
+    assert care["repairs"] >= 1
+    if Path("/sys/fs/cgroup/cpuset/tasks").exists():  # the move through a file is an event
+        assert care["maxReactionSeconds"] >= care["lastReactionSeconds"] >= 0
+        assert "reaction last" in quietcore("describe", "one")
+
+
+def test_the_command_line_prints_the_same_with_and_without_an_agent(quietcore, agent, tmp_path):
+    running = agent()
+    quietcore("run", "-f", vmi(tmp_path))
+    commands = [
+        ("get", "vms", "-o", "wide"),
+        ("get", "vms", "-o", "json"),
+        ("verify", "one"),
+        ("describe", "one", "-o", "json"),
+        ("delete", "none", "--now"),
+    ]
+    codes = [0, 0, 0, 0, 2]
+    with_agent = [quietcore(*command, expect=code) for command, code in zip(commands, codes, strict=True)]
+    assert "Agent:" in quietcore("describe", "one")
+    running.end()
+    without = [quietcore(*command, expect=code) for command, code in zip(commands, codes, strict=True)]
+    described, alone = json.loads(with_agent[3]), json.loads(without[3])
+    assert described.pop("agent")["findings"] == []
+    assert alone.pop("agent") is None
+    assert described == alone
+    verdict, verdict_alone = (texts[2].splitlines()[-1] for texts in (with_agent, without))  # other tasks of the host come and go
+    assert (verdict, with_agent[:2], with_agent[4]) == (verdict_alone, without[:2], without[4])
 
 
 def test_sigterm_ends_the_agent_cleanly_and_vms_run_on_and_are_known_to_the_next(quietcore, agent, tmp_path):

@@ -139,10 +139,6 @@ class Agent:
         care = self.caretaker.care(vm)
         return None if care is None else replace(care, findings=(*care.findings, *self.host_findings.get(vm, ())))
 
-    def poke(self) -> None:
-        """Look at the books again: something was changed through us."""
-        self._mark_everyone("ledger", self.world.clock())
-
     # What was heard
 
     def _hear_files(self) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from quietcore.agent.agent import Agent, Ears
 from quietcore.agent.events import EventLog, Happening
+from quietcore.agent.routes import Routes
+from quietcore.agent.server import Server
 from quietcore.engine import World
 from quietcore.host.fs import HostFs
 from quietcore.host.watch import Inotify, ProcessEvents
@@ -20,7 +22,7 @@ from quietcore.virt import LibvirtHypervisor
 
 
 def run(world: World, hypervisor: LibvirtHypervisor, *, environment: dict[str, str]) -> None:
-    """Care for this host until SIGTERM or SIGINT. Raises what libvirt says when it does not answer within a minute."""
+    """Care for this host and answer on its socket until SIGTERM or SIGINT. Raises what libvirt says when it is silent for a minute."""
     log = EventLog(time.time, _to_journal)
     world = replace(world, report=lambda step: log.add(_word(step.step), step.vm, detail=step.detail, seconds=step.seconds))
     with ExitStack() as releases:
@@ -29,6 +31,9 @@ def run(world: World, hypervisor: LibvirtHypervisor, *, environment: dict[str, s
         releases.callback(agent.close)
         stopping = releases.enter_context(_signals(agent))
         agent.begin()
+        server = Server(world.config, Routes(agent), log)
+        releases.callback(server.server_close)  # waits for the requests that run
+        agent.listen(server, server.handle_request)
         tell_systemd(environment, "READY=1")
         while not stopping():
             agent.step()

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quietcore import config as configuration
 from quietcore.config import Config
@@ -17,7 +18,12 @@ from quietcore.host.fs import HostFs
 from quietcore.host.kvm import Acceleration, detect
 from quietcore.host.threads import KernelThreads
 from quietcore.images import ImageStore, SubprocessRunner
+from quietcore.model import VmName
+from quietcore.render.values import Care
 from quietcore.virt import LibvirtHypervisor
+
+if TYPE_CHECKING:
+    from quietcore.cli.remote import RemoteEngine
 
 
 def read_config(path: str | None, connect: str | None) -> Config:
@@ -68,6 +74,25 @@ class App:
     def engine(self) -> Engine:
         """The engine on this host."""
         return Engine(self.world)
+
+    @cached_property
+    def vms(self) -> Engine | RemoteEngine:
+        """The agent's engine where one answers for the same VMs, else our own: the same calls, values and errors."""
+        if not os.path.exists(self.config.socket):  # noqa: PTH110  # a folder that we may not enter counts as no socket
+            return self.engine
+        from quietcore.cli.remote import RemoteEngine  # noqa: PLC0415  # needed where an agent runs only
+
+        remote = RemoteEngine(self.config, self.tell)
+        return remote if remote.answers() else self.engine
+
+    def need_change(self, what: str) -> None:
+        """As `need_root`, unless an agent does the work: it knows who may ask for it."""
+        if isinstance(self.vms, Engine):
+            self.need_root(what)
+
+    def care(self, vm: VmName) -> Care | None:
+        """What the agent did for a VM, if one answers."""
+        return None if isinstance(self.vms, Engine) else self.vms.care(vm)
 
     def tell(self, event: Event) -> None:
         """Print one step of a command as it happens, to standard error."""

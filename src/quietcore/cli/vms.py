@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
+from dataclasses import replace
 
 import click
 
@@ -54,7 +55,7 @@ def apply(app: App, files: tuple[str, ...], output: str, *, dry_run: bool) -> in
 
 def _apply(app: App, files: tuple[str, ...], output: str, *, dry_run: bool) -> int:
     if not dry_run:
-        app.need_root("starting a VM")
+        app.need_change("starting a VM")
     before = time.monotonic()
     loaded = read_manifests(files, app.say)
     if dry_run:
@@ -63,7 +64,7 @@ def _apply(app: App, files: tuple[str, ...], output: str, *, dry_run: bool) -> i
         return plan_here(app, loaded, output)
     if not app.quiet:
         app.say(f"parsed        {_count(loaded.documents)}  ({(time.monotonic() - before) * 1000:.0f} ms)")
-    outcomes = [app.engine.apply(document.spec, document.text, loaded.cluster) for document in loaded.documents]
+    outcomes = [app.vms.apply(document.spec, document.text, loaded.cluster) for document in loaded.documents]
     _print_outcomes(outcomes, output)
     return ExitCode.DOES_NOT_FIT if any(outcome.refusal for outcome in outcomes) else ExitCode.OK
 
@@ -114,7 +115,7 @@ def get(app: App, kind: str, names: tuple[str, ...], namespace: str, output: str
 def _listing(app: App, names: tuple[str, ...], namespace: str, output: str, *, all_namespaces: bool) -> str:
     from quietcore.render import json as as_json  # noqa: PLC0415  # the table needs no JSON
 
-    views = [view for view in app.engine.views() if all_namespaces or view.entry.vm.namespace == namespace]
+    views = [view for view in app.vms.views() if all_namespaces or view.entry.vm.namespace == namespace]
     wanted = {vm_name(name, namespace) for name in names}
     missing = sorted(wanted - {view.entry.vm for view in views})
     if missing:
@@ -135,14 +136,12 @@ def _listing(app: App, names: tuple[str, ...], namespace: str, output: str, *, a
 
 
 def _description(view: VmView, census: ThreadCensus | None = None) -> Description:
-    from dataclasses import replace  # noqa: PLC0415  # kept beside its only use
-
     return Description(entry=replace(view.entry, plan=view.plan), phase=view.phase, census=census)
 
 
 def _view(app: App, name: str, namespace: str) -> VmView:
     vm = vm_name(name, namespace)
-    view = app.engine.view(vm)
+    view = app.vms.view(vm)
     if view is None:
         raise no_such_vm(vm)
     return view
@@ -159,8 +158,8 @@ def describe(app: App, name: str, namespace: str, output: str) -> None:
     Example: quietcore describe rt1
     """
     view = _view(app, name, namespace)
-    census = app.engine.observation(view.entry.vm).census if view.domain is not None else None
-    description = _description(view, census)
+    census = app.vms.observation(view.entry.vm).census if view.domain is not None else None
+    description = replace(_description(view, census), care=app.care(view.entry.vm))
     if output == "table":
         click.echo(tables.describe_text(description), nl=False)
     else:
@@ -191,12 +190,12 @@ def delete(
 
     Example: quietcore delete rt1 --now
     """
-    app.need_root("deleting a VM")
+    app.need_change("deleting a VM")
     wanted = [vm_name(name, namespace) for name in names] + [one.spec.vm for one in (read_documents(files, app.say) if files else ())]
     if not wanted:
         raise InputError.of((Problem(message="name a VM or give -f FILE", code="usage", hint="see `quietcore delete --help`"),))
     for vm in wanted:
-        if app.engine.delete(vm, grace_s=0 if now else grace_period):
+        if app.vms.delete(vm, grace_s=0 if now else grace_period):
             click.echo(f"vm/{vm.name} deleted")
         elif not ignore_not_found:
             raise no_such_vm(vm)
@@ -233,8 +232,8 @@ def verify(app: App, names: tuple[str, ...], namespace: str, output: str, *, all
     if names:
         views = [_view(app, name, namespace) for name in names]
     else:
-        views = [view for view in app.engine.views() if all_namespaces or view.entry.vm.namespace == namespace]
-    results = [app.engine.verify(view) for view in views]
+        views = [view for view in app.vms.views() if all_namespaces or view.entry.vm.namespace == namespace]
+    results = [app.vms.verify(view) for view in views]
     for result in results:
         if output == "table":
             click.echo(_verdict(result) + tables.findings_table(result), nl=False)
@@ -256,7 +255,7 @@ def diff(app: App, files: tuple[str, ...]) -> int:
     Example: quietcore diff -f vm.yaml
     """
     differs = False
-    views = {view.entry.vm: view for view in app.engine.views()}
+    views = {view.entry.vm: view for view in app.vms.views()}
     for document in read_documents(files, app.say):
         view = views.get(document.spec.vm)
         before = view.entry.manifest.splitlines() if view is not None else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias, assert_never
 
 import yaml
@@ -35,6 +35,16 @@ def to_json(value: Printable) -> Fields:
             return _object("Error", {"code": int(value.exit_code), "errors": [_problem(problem) for problem in value.problems]})
         case _ as never:
             assert_never(never)
+
+
+def listed(kind: str, items: Iterable[Printable]) -> Fields:
+    """Several values as one object."""
+    return _object(kind, {"items": [to_json(item) for item in items]})
+
+
+def vm_fields(vm: VmName | None) -> Json:
+    """A VM's name as every object carries it."""
+    return _vm(vm)
 
 
 def dumps(value: Printable) -> str:

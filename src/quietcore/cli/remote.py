@@ -1,0 +1,152 @@
+"""The agent's engine, reached over its socket: the same calls with the same values as the engine in this process.
+
+Where no agent answers, or one that cares for other VMs than this command line would, the command does the work itself.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import quote
+
+from quietcore import __version__
+from quietcore.agent import wire
+from quietcore.agent.routes import Wanted
+from quietcore.config import Config
+from quietcore.engine import Event, Outcome, VmView
+from quietcore.engine.codec import encode
+from quietcore.engine.observe import Observation
+from quietcore.engine.start import KUBEVIRT_DEFAULTS
+from quietcore.errors import InputError, OperationFailed, PermissionProblem, QuietcoreError
+from quietcore.model import ClusterConfig, VmName, VmSpec
+from quietcore.render.values import Care, Verification
+
+_CONNECT_S: Final = 2.0
+_ANSWER_S: Final = 900.0
+"""A start waits for the lock and for images; a deletion for the guest's grace period."""
+
+
+class RemoteEngine:
+    """What the verbs need of an engine. Every method raises the errors of the engine itself; `report` hears its steps."""
+
+    def __init__(self, config: Config, report: Callable[[Event], None]) -> None:
+        self._config = config
+        self._report = report
+
+    def views(self) -> tuple[VmView, ...]:
+        """Every VM of the books."""
+        found: tuple[VmView, ...] = self._value(tuple[VmView, ...], "GET", "/v1/vms")
+        return found
+
+    def view(self, vm: VmName) -> VmView | None:
+        """One VM, or None."""
+        found: VmView | None = None
+        try:
+            found = self._value(VmView, "GET", _path(vm))
+        except InputError as err:
+            if not any(problem.code == "not-found" for problem in err.problems):
+                raise
+        return found
+
+    def observation(self, vm: VmName) -> Observation:
+        """The threads and cgroups of a running VM."""
+        found: Observation = self._value(Observation, "GET", f"{_path(vm)}/observation")
+        return found
+
+    def verify(self, view: VmView) -> Verification:
+        """Read the kernel back and compare it with the plan."""
+        found: Verification = self._value(Verification, "GET", _path(view.entry.vm).replace("/vms/", "/verify/", 1))
+        return found
+
+    def apply(self, spec: VmSpec, text: str, cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> Outcome:
+        """Make one VM be as its manifest says."""
+        found: Outcome = self._value(Outcome, "POST", "/v1/apply", encode(Wanted(spec=spec, text=text, cluster=cluster)))
+        return found
+
+    def delete(self, vm: VmName, *, grace_s: int | None = None) -> bool:
+        """End a VM and remove all traces of it. False when there is no such VM."""
+        found: bool = self._value(bool, "DELETE", _path(vm) + ("" if grace_s is None else f"?grace={grace_s}"))
+        return found
+
+    def care(self, vm: VmName) -> Care | None:
+        """What the agent did for a VM."""
+        found: Care | None = self._value(Care | None, "GET", f"{_path(vm)}/care")
+        return found
+
+    def answers(self) -> bool:
+        """Whether an agent is there that would do what this command line would."""
+        try:
+            self._lines("GET", "/v1/agent", None, _CONNECT_S)
+        except (OSError, http.client.HTTPException, QuietcoreError):
+            return False
+        return True
+
+    def _value(self, wanted: Any, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401  # as codec.decode
+        try:
+            content = self._lines(method, path, body, _ANSWER_S)
+        except (OSError, http.client.HTTPException) as err:
+            raise OperationFailed(
+                f"the agent broke off: {err}",
+                hint=f"see its journal; what it had begun is finished or undone when it starts ({method} {path})",
+            ) from err
+        return wire.from_json(wanted, content)
+
+    def _lines(self, method: str, path: str, body: object, patience_s: float) -> Any:  # noqa: ANN401  # as codec.decode
+        connection = _Connection(self._config.socket, patience_s)
+        try:
+            text = None if body is None else json.dumps(body)
+            headers = {
+                "Accept": wire.MEDIA_TYPE,
+                "Quietcore-State": self._config.state_dir,
+                "Quietcore-Uri": self._config.uri,
+                "Quietcore-Version": __version__,
+            }
+            connection.request(method, path, text, headers)
+            with connection.getresponse() as response:
+                return self._result(response)
+        finally:
+            connection.close()
+
+    def _result(self, response: http.client.HTTPResponse) -> Any:  # noqa: ANN401  # as codec.decode
+        if response.headers.get("Content-Type") != wire.MEDIA_TYPE:
+            raise _refusal(response.status, response.read().decode("utf-8", "replace"))
+        for line in response:
+            kind, content = wire.read_line(line.decode())
+            if kind == "value":
+                return content
+            if kind == "error":
+                raise content
+            self._report(content)
+        raise OperationFailed(
+            "the agent ended before it answered", hint="see its journal; what it had begun is finished or undone when it starts"
+        )
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: str, patience_s: float) -> None:
+        super().__init__("quietcore", timeout=patience_s)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket in place of a host."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self.sock.settimeout(_CONNECT_S)
+        self.sock.connect(self._path)
+        self.sock.settimeout(self.timeout)
+
+
+def _path(vm: VmName) -> str:
+    return f"/v1/vms/{quote(vm.namespace, safe='')}/{quote(vm.name, safe='')}"
+
+
+def _refusal(status: int, body: str) -> QuietcoreError:
+    """An answer in the form for everybody: permission, or an agent that is not meant."""
+    try:
+        problem = json.loads(body)["errors"][0]
+        message, hint = str(problem["message"]), str(problem["hint"])
+    except (ValueError, KeyError, IndexError, TypeError):
+        message, hint = f"the agent answered {status}", ""
+    return (PermissionProblem if status == http.client.FORBIDDEN else OperationFailed)(message, hint=hint)

@@ -1,0 +1,254 @@
+"""The agent's socket: the same values as the engine gives, the objects that the command line prints, and who may do what."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import stat
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from quietcore.agent.peers import Peer, Rights, peer_of
+from quietcore.agent.routes import Routes
+from quietcore.agent.server import Server
+from quietcore.cli.remote import RemoteEngine
+from quietcore.errors import InputError, OperationFailed, PermissionProblem
+from quietcore.model import VmName
+from quietcore.render import json as as_json
+from quietcore.render.values import Description, DescriptionList
+from tests.shell.fake_agent import Cared
+from tests.shell.fake_host import FakeHost
+from tests.shell.test_engine import KINDS, spec
+
+A = VmName(name="a")
+MANIFEST = """\
+apiVersion: kubevirt.io/v1
+kind: VirtualMachineInstance
+metadata: {name: a}
+spec:
+  terminationGracePeriodSeconds: 0
+  domain:
+    cpu: {cores: %d, dedicatedCpuPlacement: true}
+    memory: {guest: 64Mi}
+    devices: {}
+"""
+
+
+@contextmanager
+def answering(cared: Cared, path: Path, **changes: str):
+    """The agent's server in a thread; gives the configuration with which a command line finds it."""
+    config = replace(cared.agent.world.config, socket=str(path), **changes)
+    server = Server(config, Routes(cared.agent), cared.log)
+    stop = threading.Event()
+
+    def serve() -> None:
+        server.timeout = 0.05
+        while not stop.is_set():
+            server.handle_request()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield config
+    finally:
+        stop.set()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def cared(tmp_path):
+    one = Cared(FakeHost(tmp_path, **KINDS["v2 libvirt partitions"]))
+    yield one
+    one.close()
+    Cared.opened.clear()
+
+
+@pytest.fixture
+def config(cared, tmp_path):
+    with answering(cared, tmp_path / "run" / "agent.sock") as found:
+        yield found
+
+
+def ask(config, method: str, path: str, body: str | None = None):
+    """A request as any program would make it: status, object, exit code."""
+    with socket.socket(socket.AF_UNIX) as one:
+        one.connect(config.socket)
+        connection = http.client.HTTPConnection("any")
+        connection.sock = one
+        connection.request(method, path, body)
+        with connection.getresponse() as answer:
+            return answer.status, json.loads(answer.read()), int(answer.headers["Quietcore-Exit-Code"])
+
+
+def test_our_own_program_gets_the_same_values_as_from_the_engine(cared, config):
+    steps = []
+    remote, engine = RemoteEngine(config, steps.append), cared.engine
+    assert remote.answers()
+    assert remote.apply(spec("a"), "text") == replace(engine.apply(spec("a"), "text"), result="created")
+    assert (steps[0].step, steps[-1].step) == ("placed", "running")
+    assert remote.views() == engine.views()
+    assert remote.view(A) == engine.view(A)
+    assert remote.view(VmName(name="none")) is None
+    assert remote.observation(A) == engine.observation(A)
+    assert remote.verify(remote.view(A)) == engine.verify(engine.view(A))
+    cared.settle()
+    assert remote.care(A) == cared.agent.care(A)
+    assert remote.apply(spec("b", 9), "text") == engine.apply(spec("b", 9), "text")
+    assert remote.delete(A, grace_s=0)
+    assert not remote.delete(A)
+    assert engine.views() == ()
+
+
+def test_an_error_arrives_as_the_engine_raised_it(config):
+    remote = RemoteEngine(config, lambda _step: None)
+    remote.apply(spec("a"), "text")
+    with pytest.raises(InputError) as caught:
+        remote.apply(spec("a", 2), "other")
+    assert [problem.code for problem in caught.value.problems] == ["changed-while-running"]
+
+
+def test_others_get_the_objects_that_the_command_line_prints(cared, config):
+    assert ask(config, "GET", "/v1/vms") == (200, as_json.to_json(DescriptionList(items=())), 0)
+    status, plan, code = ask(config, "POST", "/v1/apply", MANIFEST % 1)
+    assert (status, code, plan["kind"], plan["items"][0]["outcome"]) == (200, 0, "PlanList", "plan")
+    cared.settle()
+    view, seen = cared.engine.view(A), cared.engine.observation(A)
+    described = Description(entry=replace(view.entry, plan=view.plan), phase="Running", census=seen.census, care=cared.agent.care(A))
+    assert ask(config, "GET", "/v1/vms/default/a") == (200, json.loads(as_json.dumps(described)), 0)
+    assert ask(config, "GET", "/v1/verify/default/a")[1] == json.loads(as_json.dumps(cared.engine.verify(view)))
+    assert ask(config, "GET", "/v1/verify")[1]["items"] == [ask(config, "GET", "/v1/verify/default/a")[1]]
+    events = ask(config, "GET", "/v1/events")[1]
+    assert events["items"][0]["event"] == "agent-started"
+    last = events["items"][-1]["number"]
+    assert ask(config, "GET", f"/v1/events?since={last}")[1]["items"] == []
+    assert ask(config, "DELETE", "/v1/vms/default/a?grace=0")[:2] == (
+        200,
+        {"apiVersion": as_json.API_VERSION, "kind": "Deleted", "vm": {"namespace": "default", "name": "a"}},
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "code", "problem"),
+    [
+        (("POST", "/v1/apply", MANIFEST % 9), 409, 3, None),
+        (("POST", "/v1/apply", "kind: ["), 400, 2, "syntax"),
+        (("GET", "/v1/vms/default/none", None), 404, 2, "not-found"),
+        (("GET", "/v1/nothing", None), 404, 2, "not-found"),
+        (("DELETE", "/v1/vms/default/none", None), 404, 2, "not-found"),
+        (("DELETE", "/v1/vms/default/none?grace=soon", None), 400, 2, "bad-request"),
+        (("GET", "/v1/events?since=x", None), 400, 2, "bad-request"),
+        (("POST", "/v1/vms", ""), 404, 2, "not-found"),
+    ],
+)
+def test_what_cannot_be_done_has_its_status_its_object_and_its_exit_code(config, request_, status, code, problem):
+    answer = ask(config, *request_)
+    assert (answer[0], answer[2]) == (status, code)
+    if problem is not None:
+        assert answer[1]["errors"][0]["code"] == problem
+
+
+def test_an_agent_that_cares_for_other_vms_is_not_used(config):
+    for change in ({"state_dir": "/elsewhere"}, {"uri": "test:///default"}):
+        assert not RemoteEngine(replace(config, **change), print).answers()
+
+
+def test_where_no_agent_answers_the_command_does_it_itself(cared, tmp_path):
+    stale = tmp_path / "stale.sock"
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(stale))
+    for path in (tmp_path / "none.sock", stale):
+        assert not RemoteEngine(replace(cared.agent.world.config, socket=str(path)), print).answers()
+
+
+def test_a_stale_socket_is_replaced_and_a_second_agent_refused(cared, tmp_path):
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+    with answering(cared, path) as config:
+        assert RemoteEngine(config, print).answers()
+        with pytest.raises(OperationFailed, match="another agent answers"), answering(cared, path):
+            pass
+        assert RemoteEngine(config, print).answers()
+    assert not path.exists()
+
+
+def test_only_the_owner_and_the_group_reach_the_socket(config):
+    assert stat.S_IMODE(Path(config.socket).stat().st_mode) == 0o660
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_read(config):
+    with socket.socket(socket.AF_UNIX) as one:
+        one.connect(config.socket)
+        one.sendall(b"POST /v1/apply HTTP/1.1\r\nHost: any\r\nContent-Length: 99999999999\r\n\r\n")
+        assert b"the largest has" in one.makefile("rb").read()
+
+
+def test_the_kernel_says_who_is_there():
+    left, right = socket.socketpair(socket.AF_UNIX)
+    with left, right:
+        peer = peer_of(left)
+    assert (peer.pid, peer.uid) == (os.getpid(), os.geteuid())
+    assert {os.getegid(), *os.getgroups()} == peer.gids
+
+
+@pytest.mark.parametrize(
+    ("uid", "gid", "change", "allowed"),
+    [(0, 99, True, True), (7, 8, False, True), (7, 8, True, False), (7, 12, True, True), (7, 12, False, True), (7, 99, False, False)],
+)
+def test_members_read_and_others_do_not_even_that(monkeypatch, uid, gid, change, allowed):
+    groups = {"readers": 8, "changers": 12}
+    monkeypatch.setattr("quietcore.agent.peers.group_id", groups.get)
+    rights, peer = Rights(readers="readers", changers="changers"), Peer(pid=1, uid=uid, gids=frozenset({gid}))
+    if allowed:
+        rights.check(peer, change=change)
+        return
+    with pytest.raises(PermissionProblem, match="may not") as caught:
+        rights.check(peer, change=change)
+    assert "changers" in caught.value.hint
+
+
+def test_a_peer_without_rights_gets_an_error_object(cared, tmp_path, monkeypatch):
+    monkeypatch.setattr("quietcore.agent.server.peer_of", lambda _connection: Peer(pid=1, uid=65534, gids=frozenset({65534})))
+    with answering(cared, tmp_path / "other.sock") as config:
+        assert ask(config, "GET", "/v1/vms")[0::2] == (403, 4)
+        assert ask(config, "POST", "/v1/apply", MANIFEST % 1)[0::2] == (403, 4)
+        with pytest.raises(PermissionProblem):
+            RemoteEngine(config, print).views()
+    assert cared.engine.views() == ()
+
+
+def test_many_at_once_are_served_or_told_to_come_again(config):
+    answers: list[int] = []
+
+    def one() -> None:
+        answers.append(ask(config, "GET", "/v1/vms")[0])
+
+    threads = [threading.Thread(target=one) for _ in range(60)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 60
+    assert set(answers) <= {200, 503}
+
+
+def test_no_cpu_has_two_owners_after_many_requests_at_once(cared, config):
+    def one(number: int) -> None:
+        remote = RemoteEngine(config, lambda _step: None)
+        remote.apply(spec(f"vm{number}"), "text")
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ledger = cared.engine.world.books.load()
+    assert len(ledger.entries) == 3  # one CPU of four is reserved
+    assert sorted(str(plan.exclusive) for plan in ledger.plans) == ["1", "2", "3"]
