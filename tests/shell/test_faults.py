@@ -7,9 +7,11 @@ import shutil
 
 import pytest
 
+from quietcore.engine import Wanted
 from quietcore.errors import OperationFailed, UndoFailed
 from quietcore.model import CpuSet, VmName
 from tests.shell.fake_host import FakeHost, Faults, Killed
+from tests.shell.foreign import foreign
 from tests.shell.test_engine import KINDS, spec
 
 A, B = VmName(name="a"), VmName(name="b")
@@ -19,6 +21,8 @@ OPERATIONS = {
     "delete": (lambda engine: engine.delete(A), ("a",)),
     "delete beside another": (lambda engine: engine.delete(A), ("a", "b")),
     "repin": (lambda engine: engine.repin(A, cpus=CpuSet.of(3)), ("a", "b")),
+    "adopt": (lambda engine: engine.adopt(Wanted(domain="old")), ("b", "foreign")),
+    "release": (lambda engine: engine.release(VmName(name="old")), ("b", "adopted")),
 }
 
 
@@ -28,7 +32,12 @@ def prepared(root, kind, names) -> FakeHost:
     root.mkdir()
     host = FakeHost(root, **KINDS[kind])
     for name in names:
-        host.program().apply(spec(name), "text")
+        if name in {"foreign", "adopted"}:
+            foreign(host, vcpus=1)
+        if name == "adopted":
+            host.program().adopt(Wanted(domain="old"))
+        if name not in {"foreign", "adopted"}:
+            host.program().apply(spec(name), "text")
     return host
 
 
@@ -107,10 +116,12 @@ def test_a_probe_that_fails_means_a_weaker_mechanism(tmp_path):
 
 
 def test_every_kind_of_write_has_an_injection_point(tmp_path):
-    host = prepared(tmp_path / "h", "v2 libvirt partitions", ())
-    counting = Faults()
-    engine = host.program(counting)
-    engine.apply(spec("a"), "text")
-    engine.delete(A)
-    kinds = {name.split()[0] for name in counting.names}
+    kinds = set()
+    for kind in ("v2 libvirt partitions", "v1 bare"):  # only where groups do not say it all are affinities written
+        host = prepared(tmp_path / "h", kind, ())
+        counting = Faults()
+        engine = host.program(counting)
+        engine.apply(spec("a"), "text")
+        engine.delete(A)
+        kinds |= {name.split()[0] for name in counting.names}
     assert {"write", "mkdir", "rmdir", "affinity", "create", "resume", "destroy", "ledger"} <= kinds

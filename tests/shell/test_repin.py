@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -69,36 +70,45 @@ def test_the_same_manifest_after_a_move_changes_nothing(host):
     assert host.state() == before
 
 
-def test_only_vcpus_whose_cpu_goes_are_moved_and_each_of_them_once(host):
+class Watched(Faults):
+    """Notes after every change of the host where the vCPU threads are."""
+
+    def __init__(self, host: FakeHost, tids: list[int]) -> None:
+        super().__init__()
+        self.host = host
+        self.seen: dict[int, list[str]] = {tid: [str(host.threads.affinity(tid))] for tid in tids}
+
+    @contextmanager
+    def change(self, name, error):
+        with super().change(name, error):
+            yield
+        for tid, path in self.seen.items():
+            place = str(self.host.threads.affinity(tid))
+            if path[-1] != place:
+                path.append(place)
+
+
+def test_each_thread_goes_straight_from_its_old_to_its_new_cpu_and_the_others_stay(host):
     engine = host.program()
     engine.apply(spec("a", vcpus=3), "text")
     pid = host.hypervisor.pids["default_a"]
-    counting = Faults()
-    move = host.program(counting).repin(A, cpus=CpuSet.parse("2-4"))
+    watched = Watched(host, [pid + 2, pid + 3, pid + 4])
+    move = host.program(watched).repin(A, cpus=CpuSet.parse("2-4"))
     assert isinstance(move, Move)
     assert move.order == (0,)
-    settings = [name for name in counting.names if name == f"affinity {pid + 2}"]
-    assert len(settings) == 1
-    assert not [name for name in counting.names if name in {f"affinity {pid + 3}", f"affinity {pid + 4}"}]
-    assert places(engine)[0] == ["4", "2", "3"]
+    assert list(watched.seen.values()) == [["1", "4"], ["2"], ["3"]]
 
 
-def test_every_thread_is_always_on_its_old_or_its_new_cpu(host, monkeypatch):
+def test_a_chain_of_moves_begins_at_its_free_end(host):
     engine = host.program()
-    engine.apply(spec("a", vcpus=2), "text")
+    siblings = replace(spec("a"), cpu=replace(spec("a").cpu, topology=GuestTopology(threads=2)))
+    engine.apply(siblings, "text")
     pid = host.hypervisor.pids["default_a"]
-    seen: dict[int, list[str]] = {pid + 2: [], pid + 3: []}
-    taken = host.threads.set_affinity
-
-    def noted(tid, cpus):
-        taken(tid, cpus)
-        for vcpu, path in seen.items():
-            path.append(str(host.threads.affinity(vcpu)))
-
-    monkeypatch.setattr(host.threads, "set_affinity", noted)
-    engine.repin(A, cpus=CpuSet.parse("2-3"))
-    assert set(seen[pid + 2]) <= {"1", "3"}
-    assert set(seen[pid + 3]) == {"2"}
+    watched = Watched(host, [pid + 2, pid + 3])
+    move = host.program(watched).repin(A, cpus=CpuSet.parse("2-3"))
+    assert isinstance(move, Move)
+    assert move.order == (1, 0)
+    assert list(watched.seen.values()) == [["1", "2"], ["2", "3"]]
 
 
 def test_libvirts_books_follow_the_vcpus(host):

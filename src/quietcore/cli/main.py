@@ -33,6 +33,8 @@ _COMMANDS: Final = {
     "import": "quietcore.cli.importing:import_",
     "image": "quietcore.cli.images:image",
     "repin": "quietcore.cli.moving:repin",
+    "adopt": "quietcore.cli.moving:adopt",
+    "release": "quietcore.cli.moving:release",
     "ledger": "quietcore.cli.host:ledger",
     "kubelet": "quietcore.cli.kubelet:kubelet",
     "agent": "quietcore.cli.host:agent",

@@ -1,17 +1,21 @@
-"""The verbs that move what runs: repin."""
+"""The verbs that move what runs: repin, adopt, release."""
 
 from __future__ import annotations
 
 import json
+import re
+from typing import get_args
 
 import click
 
 from quietcore.cli.context import App
-from quietcore.cli.options import namespace_option, no_such_vm, output_option, vm_name
-from quietcore.engine import Move
+from quietcore.cli.options import namespace_option, no_such_vm, output_option, print_value, vm_name
+from quietcore.engine import Move, Wanted
 from quietcore.errors import ExitCode, InputError, Problem
-from quietcore.model import CpuSet, Refusal, VmName
+from quietcore.manifest import realtime_mask
+from quietcore.model import CpuSet, Entry, Refusal, Strategy, VmName
 from quietcore.render import plans, tables
+from quietcore.render.values import PlanList
 
 _API_VERSION = "quietcore.io/v1alpha1"
 
@@ -41,6 +45,90 @@ def repin(app: App, name: str, namespace: str, cpu_list: str | None, output: str
     else:
         click.echo(_text(vm, answer, dry_run=dry_run), nl=False)
     return ExitCode.DOES_NOT_FIT if isinstance(answer, Refusal) else ExitCode.OK
+
+
+@click.command()
+@click.argument("domain")
+@namespace_option
+@click.option("--name", metavar="NAME", help="What quietcore calls it (default: the domain's name in lower case).")
+@click.option("--cpus", "vcpus", type=click.IntRange(min=1), metavar="N", help="CPUs for its first N vCPUs (default: all of them).")
+@click.option("--realtime", "mask", metavar="MASK", help="vCPUs that become SCHED_FIFO, such as 0-3,^1.")
+@click.option("--priority", type=click.IntRange(1, 98), default=1, show_default=True, help="Their priority.")
+@click.option("--strategy", type=click.Choice(get_args(Strategy)), help="How its other threads are kept apart (default: dedicated).")
+@click.option("--dry-run", is_flag=True, help="Say which CPUs it would get; change nothing.")
+@output_option("table", "json")
+@click.pass_obj
+def adopt(
+    app: App,
+    *,
+    domain: str,
+    namespace: str,
+    name: str | None,
+    vcpus: int | None,
+    mask: str | None,
+    priority: int,
+    strategy: Strategy | None,
+    output: str,
+    dry_run: bool,
+) -> int:
+    """Give a running libvirt domain that quietcore did not make CPUs of its own, while it runs.
+
+    What stood there before is kept, and `quietcore release` gives it back. Example: quietcore adopt win10 --cpus 4
+    """
+    wanted = Wanted(
+        domain=domain,
+        vm=VmName(namespace=namespace, name=name or _plain(domain)),
+        vcpus=vcpus,
+        realtime=_realtime(mask),
+        priority=priority,
+        strategy=strategy,
+    )
+    if not dry_run:
+        app.need_root("adopting a domain")
+    answer = app.engine.adopt(wanted, dry_run=dry_run)
+    plan = answer.plan if isinstance(answer, Entry) else answer
+    if plan is None:
+        raise AssertionError(f"{domain} was adopted without a plan")
+    if output == "json":
+        print_value(PlanList(items=(plan,)), output)
+    elif isinstance(plan, Refusal):
+        click.echo(f"domain/{domain} refused\n" + plans.plan_text(plan), nl=False)
+    else:
+        done = "would be adopted" if dry_run else "adopted"
+        click.echo(f"vm/{wanted.vm.name if wanted.vm else domain} {done} on {tables.cpu_words(plan.dedicated)}")
+    return ExitCode.DOES_NOT_FIT if isinstance(plan, Refusal) else ExitCode.OK
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True)
+@namespace_option
+@click.pass_obj
+def release(app: App, names: tuple[str, ...], namespace: str) -> None:
+    """Give adopted domains back exactly what they had: groups, affinities, policies, libvirt's pins. They go on running.
+
+    Example: quietcore release win10
+    """
+    app.need_root("releasing a domain")
+    for name in names:
+        vm = vm_name(name, namespace)
+        if not app.engine.release(vm):
+            raise no_such_vm(vm)
+        click.echo(f"vm/{vm.name} released")
+
+
+def _plain(domain: str) -> str:
+    """A domain's name as a Kubernetes name: lower case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", domain.lower()).strip("-")[:63].rstrip("-") or "adopted"
+
+
+def _realtime(mask: str | None) -> frozenset[int]:
+    if mask is None:
+        return frozenset()
+    try:
+        named = realtime_mask.parse(mask)
+    except ValueError as err:
+        raise InputError.of((Problem(message=str(err), field="--realtime", code="usage"),)) from err
+    return frozenset(vcpu for vcpu in named if named[vcpu])
 
 
 def _chosen(cpu_list: str | None, *, better: bool) -> CpuSet | None:

@@ -1,8 +1,9 @@
 """The ledger, and everything that changes a host: apply and undo, verify, recover. Import the engine from here."""
 
+from quietcore.engine.adopt import Wanted
 from quietcore.engine.engine import Engine, Outcome, VmView
 from quietcore.engine.ledger_file import LedgerFile
 from quietcore.engine.repin import Move
 from quietcore.engine.world import Event, World
 
-__all__ = ["Engine", "Event", "LedgerFile", "Move", "Outcome", "VmView", "World"]
+__all__ = ["Engine", "Event", "LedgerFile", "Move", "Outcome", "VmView", "Wanted", "World"]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from quietcore.engine.adopt import Wanted, adopt, release, wanted_entry
 from quietcore.engine.observe import Observation, findings_of, observe
 from quietcore.engine.pool import current_plan
 from quietcore.engine.reconcile import Restarted, recover, restart, stop
@@ -76,6 +77,8 @@ class Engine:
             wanted = Entry(spec=spec, digest=_digest(text), manifest=text, phase="stopped", cluster=cluster)
             if entry is None:
                 return self._first(machine, ledger, wanted)
+            if entry.adopted is not None:
+                raise _not_for(entry, "is a domain of somebody else's", f"`quietcore release {spec.vm.name}` first")
             if entry.phase == "running":
                 return self._again(machine, ledger, entry, wanted)
             if not _starts(spec):
@@ -92,6 +95,8 @@ class Engine:
             entry = ledger.find(vm)
             if entry is None:
                 return False
+            if entry.adopted is not None:
+                raise _not_for(entry, "is a domain of somebody else's", f"`quietcore release {vm.name}` gives it back what it had")
             grace = entry.spec.termination_grace_seconds if grace_s is None else grace_s
             stop(self.world, machine, ledger, entry, keep=False, grace_s=grace)
             return True
@@ -106,6 +111,32 @@ class Engine:
                 if entry.phase == "running" and entry.plan is not None:
                     settle(self.world, entry, current_plan(self.world, machine, ledger, entry.plan))
             return restart(self.world, machine, ledger)[1]
+
+    def adopt(self, wanted: Wanted, *, dry_run: bool = False) -> Entry | Plan | Refusal:
+        """Give a running domain that is not ours CPUs of its own; gives its entry, or with `dry_run` the plan alone."""
+        if dry_run:
+            ledger = self.world.books.load()
+            return decide(wanted_entry(self.world, ledger, wanted).spec, self.machine(ledger), ledger, self.world).answer
+        with self.world.books.locked():
+            ledger = self.world.books.load()
+            machine = self.machine(ledger)
+            ledger = recover(self.world, machine, ledger)
+            answer = adopt(self.world, machine, ledger, wanted_entry(self.world, ledger, wanted), wanted.domain)
+            return answer if isinstance(answer, Refusal) else answer[1]
+
+    def release(self, vm: VmName) -> bool:
+        """Give an adopted domain back what it had. False when there is no such VM."""
+        with self.world.books.locked():
+            ledger = self.world.books.load()
+            machine = self.machine(ledger)
+            ledger = recover(self.world, machine, ledger)
+            entry = ledger.find(vm)
+            if entry is None:
+                return False
+            if entry.adopted is None:
+                raise _not_for(entry, "is quietcore's own: there is nothing to give it back", f"`quietcore delete {vm.name}` ends it")
+            release(self.world, machine, ledger, entry)
+            return True
 
     def plan_move(self, vm: VmName, *, cpus: CpuSet | None = None, memory: bool = False) -> Move | Refusal | None:
         """Where `repin` would put a running VM: on these CPUs, or somewhere better. Changes nothing; None when there is no such VM."""
@@ -217,6 +248,10 @@ class Engine:
     def _view(self, entry: Entry, domains: Mapping[str, DomainView], machine: Machine, ledger: Ledger) -> VmView:
         plan = current_plan(self.world, machine, ledger, entry.plan) if entry.plan is not None else None
         return VmView(entry=entry, domain=domains.get(entry.domain), plan=plan)
+
+
+def _not_for(entry: Entry, why: str, hint: str) -> InputError:
+    return InputError.of((Problem(message=f"{entry.vm} {why}", code="adopted" if entry.adopted else "not-adopted", hint=hint),))
 
 
 def _starts(spec: VmSpec) -> bool:

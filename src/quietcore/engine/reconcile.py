@@ -4,6 +4,8 @@ books say    domain is    then
 creating     running      it had been resumed: checked and kept
 creating     else         the start is undone
 deleting     any          the deletion is finished
+any          adopted, gone or anew        its entry goes: it is not ours to start again
+creating     adopted, running             everything is given back, and so when `deleting`
 running      on the move                  its vCPUs are brought to the placement that holds, the other one's CPUs are free
 running      gone         it ended, or the host rebooted: its CPUs are free; started again where its strategy says so
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from quietcore.engine import repin
+from quietcore.engine import adopt, repin
 from quietcore.engine.observe import findings_of, observe
 from quietcore.engine.pool import current_plan, follow_pool, interrupts_away
 from quietcore.engine.start import start
@@ -39,6 +41,13 @@ def recover(world: World, machine: Machine, ledger: Ledger) -> Ledger:
     cgroups.sweep_probe(world.fs, cgroups.hierarchy(world.fs))
     changed = False
     for entry in ledger.entries:
+        if entry.adopted is not None:
+            looked_at = adopt.recovered(world, ledger, entry)
+            changed = changed or looked_at is not ledger
+            if looked_at is not ledger:
+                ledger = looked_at
+                world.books.save(ledger)
+            continue
         view = world.hypervisor.find(entry.domain) if entry.phase != "stopped" else None
         match entry.phase:
             case "stopped":

@@ -49,7 +49,7 @@ def plan_move(
     here = entry.plan
     if here is None or entry.phase != "running":
         raise _cannot(entry, "it does not run", "not-running", f"`quietcore get vms {entry.vm.name}` shows its phase")
-    launcher = pod.launcher_pod(entry.spec, strategy=here.strategy, uid=here.uid)
+    launcher = pod.launcher_pod(entry.spec, strategy=here.strategy, uid=here.uid, cluster=pod.Cluster.of(entry.cluster))
     if not launcher.guest.dedicated_vcpus:
         raise _cannot(entry, "it has no CPUs of its own, all of its threads share the pool", "not-dedicated", "")
     there = move(launcher, machine, ledger, world.config.options, here, cpus=cpus, memory=memory)
@@ -153,7 +153,8 @@ def recovered(world: World, machine: Machine, ledger: Ledger) -> Ledger:
 
 
 def _back(world: World, machine: Machine, before: Ledger, entry: Entry) -> None:
-    finish(world, machine, before.with_entry(entry), entry)
+    irqs = world.books.load().irqs  # where interrupts were first, also those that this move sent away
+    finish(world, machine, replace(before.with_entry(entry), irqs=irqs), entry)
 
 
 def _raised(world: World, ledger: Ledger, entry: Entry, there: Plan) -> tuple[SetScheduler, ...]:

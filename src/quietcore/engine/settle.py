@@ -24,7 +24,7 @@ def choose(world: World, ledger: Ledger, entry: Entry, plan: Plan, seen: Observa
     """Decide on the mechanism, and what the books must know before the first write: its groups, what kernel threads had."""
     mechanism = mechanism_of(plan, seen.facts)
     entry = replace(entry, mechanism=mechanism, cgroup_home=seen.facts.home if seen.facts.layout != "none" else "")
-    return replace(entry, restore=originals(world, ledger, entry, plan), limits=_isolation(entry, plan, seen).limits)
+    return replace(entry, restore=originals(world, ledger, entry, plan), limits=isolation_of(entry, plan, seen).limits)
 
 
 def settle(
@@ -51,7 +51,7 @@ def settle(
     total = raise_kernel_threads(world, entry, plan, wrote)  # before any vCPU may become SCHED_FIFO
     for _ in range(_ROUNDS):
         done = 0
-        for step in _isolation(entry, plan, seen or observe(world, entry.vm, domain=entry.domain)).steps:
+        for step in isolation_of(entry, plan, seen or observe(world, entry.vm, domain=entry.domain)).steps:
             applied = applier.apply(step)
             if applied is not None:
                 done += 1
@@ -63,5 +63,6 @@ def settle(
     return total
 
 
-def _isolation(entry: Entry, plan: Plan, seen: Observation) -> Isolation:
+def isolation_of(entry: Entry, plan: Plan, seen: Observation) -> Isolation:
+    """What one pass would do for a VM that is seen like this, by the mechanism that its entry names."""
     return isolate(plan, seen.census, seen.facts, entry.mechanism, priority=priority_of(entry))

@@ -1,5 +1,6 @@
 """Keeping everything that is not a vCPU off a VM's CPUs: pure functions from a plan and what the kernel shows to steps and findings."""
 
+from quietcore.isolation.adoption import files_back, partition_back, policies_back, threads_back, touched
 from quietcore.isolation.irqs import irq_steps
 from quietcore.isolation.moving import move_order, moved_vcpus, moving_steps, narrowed
 from quietcore.isolation.realtime import inversions, is_below, raising_steps, realtime_cpus
@@ -11,6 +12,7 @@ __all__ = [
     "ForeignTask",
     "IrqFact",
     "Isolation",
+    "files_back",
     "inversions",
     "irq_steps",
     "is_below",
@@ -20,10 +22,14 @@ __all__ = [
     "moved_vcpus",
     "moving_steps",
     "narrowed",
+    "partition_back",
     "partition_cpus",
+    "policies_back",
     "raising_steps",
     "realtime_cpus",
     "refreshed",
     "released",
+    "threads_back",
+    "touched",
     "verify",
 ]

@@ -1,0 +1,31 @@
+"""A running domain that quietcore did not make, with a history of its own."""
+
+from __future__ import annotations
+
+from quietcore.model import CpuSet
+from tests.shell.fake_host import FakeHost
+
+XML = """\
+<domain type="qemu">
+  <name>{name}</name><uuid>00000000-0000-0000-0000-00000000000{digit}</uuid>
+  <memory unit="MiB">64</memory><vcpu>{vcpus}</vcpu>{tune}
+  <os><type arch="x86_64" machine="q35">hvm</type></os>
+  <devices><emulator>/usr/bin/qemu-system-x86_64</emulator></devices>
+</domain>
+"""
+PINS = "<cputune><vcpupin vcpu='0' cpuset='1-3'/><emulatorpin cpuset='0-3'/></cputune>"
+
+
+def foreign(host: FakeHost, name: str = "old", vcpus: int = 2, tune: str = PINS) -> int:
+    """Somebody else's running domain, with a history of its own: pins and a policy that only its owner can explain."""
+    host.hypervisor.create_paused(XML.format(name=name, digit=len(host.hypervisor.running), vcpus=vcpus, tune=tune))
+    host.hypervisor.resume(name)
+    pid = host.hypervisor.pids[name]
+    if tune:
+        host.hypervisor.pin_vcpu(name, 0, CpuSet.parse("1-3"))
+        host.hypervisor.pin_emulator(name, CpuSet.parse("0-3"))
+    host.threads.policies[pid + 1] = ("rr", 7)
+    host.threads.affinities[pid + 3] = CpuSet.parse("0,2")
+    for tid in (int(task) for task in host.fs.listdir(f"/proc/{pid}/task")):
+        host.threads.affinities[tid] = host.threads.affinity(tid) & host.fs.limit(tid)
+    return pid
