@@ -15,15 +15,14 @@ from quietcore.model import VmSpec
 FOLDER: Final = Path(__file__).parent / "data" / "manifests"
 Place = Literal["plain host", "lab"]
 PLAIN_HOST, LAB = "plain host", "lab"
-IN_WORDS: Final = {PLAIN_HOST: "a private libvirt", LAB: "lab machine 2s4n16c"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What becomes of one manifest that the reader takes: where it is tried, the exit code of `run`, a part of its answer.
 
-    `why` says what is not obvious. `pages` are pages of 2 MiB that one node of the lab machine gets first; `changes` are what is
-    replaced in the text before it is run: afterwards, for one that is taken as it stands.
+    `why` says what is not obvious. `machine` is the lab machine, `pages` are pages of 2 MiB that its node 0 gets first; `changes`
+    are what is replaced in the text before it is run: afterwards, for one that is taken as it stands.
     """
 
     place: Place
@@ -32,12 +31,21 @@ class Outcome:
     answer: str = ""
     why: str = ""
     pages: int = 0
+    machine: str = "2s4n16c"
     changes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def tried_in(self) -> str:
+        """The place in words."""
+        return "a private libvirt" if self.place == PLAIN_HOST else f"lab machine {self.machine}"
 
 
 OUTCOMES: Final = {
     "kubevirt-e2e-realtime-mask": Outcome(
-        place=LAB, pages=288, why="vCPU 0 is SCHED_FIFO, vCPU 1 is not; needs 256 pages of 2Mi on the node of its CPUs"
+        place=LAB,
+        machine="1s1n4c",
+        pages=256,
+        why="vCPU 0 is SCHED_FIFO, vCPU 1 is not; needs 256 pages of 2Mi and 451 MiB beside them on one node",
     ),
     "kubevirt-example-vm-cirros": Outcome(
         place=PLAIN_HOST,

@@ -53,13 +53,13 @@ def real_row(name):
     elif outcome is None:
         result, why, place = "valid, holds no VM", "", "before libvirt is asked"
     else:
-        result, why, place = outcome.result, outcome.why, manifest_outcomes.IN_WORDS[outcome.place]
+        result, why, place = outcome.result, outcome.why, outcome.tried_in
     return f"| {files} | {result} | {why.replace('|', BAR)} | {place} |"
 
 
 def completed_row(item):
     name, outcome = item
-    return f"| `{name}` | {outcome.result} | {outcome.why} | {manifest_outcomes.IN_WORDS[outcome.place]} |"
+    return f"| `{name}` | {outcome.result} | {outcome.why} | {outcome.tried_in} |"
 
 
 BAR = "\\|"
