@@ -21,6 +21,7 @@ class Config:
 
     `bridge` is the host's bridge for interfaces with the binding `bridge` on the pod network.
     `socket` is the agent's; the members of `group` may read through it, those of `change_group` ("": only root) change VMs.
+    `allow_host_settings` lets real-time VMs switch off the kernel's throttling and its fair server while they run.
     `resync_s` seconds lie between two looks at everything that no event announced.
     """
 
@@ -31,6 +32,7 @@ class Config:
     emulator: str = "/usr/bin/qemu-system-x86_64"
     bridge: str = ""
     strategy: Strategy = "dedicated"
+    allow_host_settings: bool = False
     options: Options = field(default_factory=Options)
     socket: str = "/run/quietcore/agent.sock"
     group: str = "quietcore"
@@ -42,6 +44,7 @@ _SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "paths": ("state",),
     "hypervisor": ("uri", "acceleration", "qemu_user", "emulator", "bridge"),
     "isolation": ("strategy",),
+    "realtime": ("allow_host_settings",),
     "agent": ("socket", "group", "change_group", "resync_seconds"),
     "placement": (
         "reserved_cpus",
@@ -68,6 +71,7 @@ def parse(text: str, file: str = DEFAULT_PATH) -> Config:
     return Config(
         state_dir=tables.get("paths", {}).get("state", Config().state_dir),
         strategy=tables.get("isolation", {}).get("strategy", "dedicated"),
+        allow_host_settings=tables.get("realtime", {}).get("allow_host_settings", False),
         options=Options(
             compat=placement.get("compat", "fixed"),
             cpu=CpuPolicyOptions(**{name.replace("-", "_"): True for name in placement.get("cpu_manager_options", ())}),
@@ -115,7 +119,7 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
 def _fault(key: str, value: object) -> str:
     if key in _CHOICES:
         return "" if value in _CHOICES[key] else f"{value!r} is none of {', '.join(map(repr, _CHOICES[key]))}"
-    if key == "prefer_closest_numa_nodes":
+    if key in {"prefer_closest_numa_nodes", "allow_host_settings"}:
         return "" if isinstance(value, bool) else "must be true or false"
     if key == "cpu_manager_options":
         known = {one.name.replace("_", "-") for one in fields(CpuPolicyOptions)}

@@ -409,10 +409,13 @@ class FakeHost:
     threads_per_core: int = 1
     faults: Faults = field(default_factory=Faults)
 
+    parts = FakeFs, FakeThreads, FakeHypervisor
+
     def __post_init__(self) -> None:
-        self.fs = FakeFs(self.root, self.faults, version=self.version, partitions=self.partitions)
-        self.threads = FakeThreads(self.faults, CpuSet.range(self.cpus), self.fs)
-        self.hypervisor = FakeHypervisor(self.fs, self.faults, self.threads, bare=self.bare)
+        fs_type, threads_type, hypervisor_type = self.parts
+        self.fs = fs_type(self.root, self.faults, version=self.version, partitions=self.partitions)
+        self.threads = threads_type(self.faults, CpuSet.range(self.cpus), self.fs)
+        self.hypervisor = hypervisor_type(self.fs, self.faults, self.threads, bare=self.bare)
         self.events: list[Event] = []
         mounts = f"cgroup {V1} cgroup rw,cpuset 0 0\n" if self.version == 1 else f"cgroup2 {V2} cgroup2 rw 0 0\n"
         everyone = f"0-{self.cpus - 1}\n"

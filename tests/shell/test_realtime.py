@@ -8,13 +8,18 @@ import shutil
 import pytest
 
 from quietcore.errors import OperationFailed, UndoFailed
-from quietcore.model import VmName
+from quietcore.model import CpuSet, VmName
 from tests.shell.fake_host import Faults, Killed
-from tests.shell.realtime_host import RealtimeHost, realtime
+from tests.shell.realtime_host import CPU, THROTTLE, RealtimeHost, fair_server, furnish, realtime
 from tests.shell.test_faults import probes, snapshot
 
 A, B = VmName(name="a"), VmName(name="b")
-KINDS = {"v1 libvirt": {"version": 1, "partitions": False}, "v2 libvirt partitions": {}}
+KINDS = {
+    "v1 libvirt": {"version": 1, "partitions": False},
+    "v1 bare": {"version": 1, "partitions": False, "bare": True},
+    "v2 libvirt partitions": {"allowed": True},
+}
+MACHINE = f"{CPU}/machine/cpu.rt_runtime_us"
 
 
 @pytest.fixture(params=KINDS)
@@ -83,6 +88,7 @@ def test_the_risk_can_be_taken_by_name_and_verify_keeps_saying_it(host):
     assert codes(engine, A) == [("warning", "priority-inversion", "401 (rcuc/1)")]
     view = engine.view(A)
     assert view is not None
+    assert host.settings().get(fair_server(2), "") in {"", "50000000"}  # nothing is switched off while a kernel thread could starve
     assert view.entry.limits[-1] == "a polling vCPU starves rcuc/1, which is not above it, and can hang this host"
     engine.delete(A)
 
@@ -92,6 +98,91 @@ def test_a_kernel_thread_that_was_lowered_is_an_error_and_raised_again_by_apply(
     engine.apply(realtime(), "text")
     host.threads.policies[402] = ("fifo", 1)
     assert codes(engine, A) == [("error", "priority-inversion", "402 (rcuc/2)")]
+    assert engine.apply(realtime(), "text").result == "repaired"
+    assert codes(engine, A) == []
+
+
+def limits(engine, vm) -> tuple[str, ...]:
+    return tuple(one for one in engine.world.books.load().find(vm).limits if "polling" in one)
+
+
+def test_on_cgroup_v1_the_vms_share_one_budget_and_the_last_gives_it_back(tmp_path):
+    host = RealtimeHost(tmp_path, **KINDS["v1 libvirt"])
+    furnish(host.fs.path(f"{CPU}/audio"), 150_000)
+    before = host.settings()
+    engine = host.program()
+    engine.apply(realtime("a"), "text")
+    engine.apply(realtime("b", 1, "0"), "text")
+    assert host.settings() == before | {MACHINE: "800000"}
+    for vm, vcpu in ((A, 1), (B, 0)):
+        thread = engine.observation(vm).census.vcpus[vcpu]
+        assert (host.fs.cpu_group(thread.tid), thread.policy) == ("/machine", "fifo")
+    other = engine.observation(A).census.vcpus[0]
+    assert (host.fs.cpu_group(other.tid).rpartition("/")[2], other.policy) == ("vcpu0", "other")
+    assert limits(engine, A) == ("RT_GROUP_SCHED: a polling real-time vCPU gets 800000 of every 1000000 us on its CPU",)
+    assert engine.apply(realtime("a"), "text").result == "unchanged"
+    engine.delete(A)
+    assert host.settings() == before | {MACHINE: "800000"}
+    engine.delete(B)
+    assert host.settings() == before
+
+
+def test_a_vm_for_which_no_budget_is_left_is_refused_and_leaves_nothing(tmp_path):
+    host = RealtimeHost(tmp_path, **KINDS["v1 libvirt"])
+    furnish(host.fs.path(f"{CPU}/audio"), 950_000)
+    before = snapshot(host)
+    with pytest.raises(OperationFailed, match="no real-time budget is left for the cgroup /machine"):
+        host.program().apply(realtime(), "text")
+    assert snapshot(host) == before
+
+
+def test_throttling_and_the_fair_servers_of_polling_cpus_are_switched_off_where_that_is_allowed(tmp_path):
+    host = RealtimeHost(tmp_path, allowed=True)
+    before = host.settings()
+    counting = Faults()
+    engine = host.program(counting)
+    engine.apply(realtime("a"), "text")
+    written = [name for name in counting.names if name.startswith(("scheduler", f"write {THROTTLE}", "write /sys/kernel"))]
+    assert written[-2:] == [f"write {THROTTLE}", f"write {fair_server(2)}"]
+    engine.apply(realtime("b", 1, "0"), "text")
+    assert host.settings() == before | {THROTTLE: "-1", fair_server(2): "0", fair_server(3): "0"}
+    assert limits(engine, A) == ()
+    engine.delete(A)
+    assert host.settings() == before | {THROTTLE: "-1", fair_server(3): "0"}
+    engine.delete(B)
+    assert host.settings() == before
+
+
+def test_after_a_move_the_new_cpu_is_the_polling_one_and_the_old_one_is_as_before(tmp_path):
+    host = RealtimeHost(tmp_path, allowed=True)
+    settings, priorities = host.settings(), host.priorities()
+    engine = host.program()
+    engine.apply(realtime("a", 1, "0"), "text")
+    engine.repin(A, cpus=CpuSet.of(3))
+    assert host.settings() == settings | {THROTTLE: "-1", fair_server(3): "0"}
+    assert host.priorities() == priorities | dict.fromkeys(("ksoftirqd/3", "rcuc/3", "rcub/0"), ("fifo", 2))
+    assert codes(engine, A) == []
+    engine.delete(A)
+    assert (host.settings(), host.priorities()) == (settings, priorities)
+
+
+def test_without_permission_the_host_stays_as_it_is_and_describe_says_what_is_lost(tmp_path):
+    host = RealtimeHost(tmp_path)
+    before = host.settings()
+    engine = host.program()
+    engine.apply(realtime(), "text")
+    assert host.settings() == before
+    assert [one.partition(" on CPUs")[0] for one in limits(engine, A)] == [
+        "the kernel's fair server lends ordinary tasks 50 of every 1000 ms"
+    ]
+
+
+def test_a_setting_that_somebody_switched_on_again_is_found_and_put_back(tmp_path):
+    host = RealtimeHost(tmp_path, allowed=True)
+    engine = host.program()
+    engine.apply(realtime(), "text")
+    host.fs.path(THROTTLE).write_text("950000\n")
+    assert codes(engine, A) == [("warning", "realtime-throttled", THROTTLE)]
     assert engine.apply(realtime(), "text").result == "repaired"
     assert codes(engine, A) == []
 
@@ -124,6 +215,7 @@ def test_a_fault_at_any_write_leaves_the_host_as_before_or_as_after(tmp_path, ki
     act(host.program(counting))
     after = snapshot(host)
     assert schedulers(counting.names)
+    assert any(name in {f"write {MACHINE}", f"write {THROTTLE}"} for name in counting.names) or KINDS[kind].get("bare") or names
     for number, name in enumerate(counting.names):
         if fault == "error" and probes(counting.names, number):
             continue

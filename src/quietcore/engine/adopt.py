@@ -17,7 +17,7 @@ from quietcore.domain import to_manifest
 from quietcore.engine.apply import Applier
 from quietcore.engine.observe import Observation, findings_of, observe
 from quietcore.engine.pool import follow_pool, interrupts_away, interrupts_back
-from quietcore.engine.realtime import restore_kernel_threads
+from quietcore.engine.realtime import restore_host
 from quietcore.engine.settle import choose, isolation_of, settle
 from quietcore.engine.start import decide
 from quietcore.engine.undo import UndoStack
@@ -167,7 +167,7 @@ def is_same_run(world: World, entry: Entry) -> bool:
 def forget(world: World, entry: Entry, ledger: Ledger) -> None:
     """Clear up after an adopted domain that is gone: our groups, our claims above its own, the kernel threads. Safe to repeat."""
     others = ledger.without(entry.vm)
-    restore_kernel_threads(world, entry, others)
+    restore_host(world, entry, others)
     if entry.adopted is None or entry.boot_id != world.boot_id:
         return
     _levels_back(world, entry, others)
@@ -198,7 +198,7 @@ def give_back(world: World, entry: Entry, ledger: Ledger) -> None:
     for step in threads_back(adopted, seen.census, seen.facts, (known - online) | taken):
         applier.apply(step)
     _remove_made(world, adopted)
-    restore_kernel_threads(world, entry, others)
+    restore_host(world, entry, others)
 
 
 def _undo(world: World, vm: VmName, before: Ledger) -> None:

@@ -68,7 +68,7 @@ class Applier:
             case SetValue():
                 return self._fs.read(step.path).strip()
             case MoveThread():
-                return self._group(step.tid)
+                return self._group(step.tid, step.controller)
             case MoveProcess():
                 return self._group(step.pid)
             case SetAffinity():
@@ -116,8 +116,8 @@ class Applier:
             case SetValue() if step.readback != "words":
                 self._fs.write(step.path, _writable(applied.before))
             case MoveThread():
-                name = "cgroup.threads" if self._tree.version == 2 else "tasks"
-                self._fs.write(f"{self._tree.mount}{applied.before.rstrip('/')}/{name}", str(step.tid))
+                folder, _, name = step.path.rpartition("/")
+                self._fs.write(f"{folder.removesuffix(step.group.rstrip('/'))}{applied.before.rstrip('/')}/{name}", str(step.tid))
             case MoveProcess():
                 self._fs.write(f"{self._tree.mount}{applied.before.rstrip('/')}/cgroup.procs", str(step.pid))
             case SetAffinity():
@@ -128,9 +128,9 @@ class Applier:
             case SetValue():
                 pass
 
-    def _group(self, tid: int) -> str:
+    def _group(self, tid: int, controller: str = "cpuset") -> str:
         try:
-            return cgroup_of(self._fs.read(f"/proc/{tid}/cgroup"), self._tree.version)
+            return cgroup_of(self._fs.read(f"/proc/{tid}/cgroup"), 1 if controller == "cpu" else self._tree.version, controller)
         except FileNotFoundError as err:
             raise ProcessLookupError(err.errno, "the thread ended", err.filename) from err
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from quietcore.engine.realtime import kernel_threads, may_invert, priority_of
+from quietcore.engine.realtime import host_of, kernel_threads, may_invert, may_unthrottle, priority_of
 from quietcore.engine.world import World
 from quietcore.errors import OperationFailed
 from quietcore.host import cgroups, irqs, threads
@@ -54,6 +54,7 @@ def findings_of(world: World, entry: Entry, plan: Plan, seen: Observation, ledge
         irqs=_irqs(world, ledger) if cpus else (),
         cpu_kthreads=kernel_threads(world, plan),
         may_invert=may_invert(entry),
+        unthrottled=host_of(world, plan) if may_unthrottle(world, entry, plan) else None,
     )
 
 

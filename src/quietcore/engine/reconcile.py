@@ -118,7 +118,16 @@ def _wants_to_run(world: World, entry: Entry, failed: frozenset[VmName]) -> bool
 def _stopped(entry: Entry) -> Entry:
     """The entry of a VM that owns nothing any more; the boot of its last start stays, to tell a reboot from an end."""
     return replace(
-        entry, phase="stopped", plan=None, moving=None, restore=(), limits=(), cgroup_home="", directory="", mechanism="affinity"
+        entry,
+        phase="stopped",
+        plan=None,
+        moving=None,
+        restore=(),
+        settings=(),
+        limits=(),
+        cgroup_home="",
+        directory="",
+        mechanism="affinity",
     )
 
 

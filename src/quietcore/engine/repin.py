@@ -14,15 +14,15 @@ from quietcore import pod
 from quietcore.engine.apply import Applier
 from quietcore.engine.observe import findings_of, observe
 from quietcore.engine.pool import current_plan, follow_pool, interrupts_away, shared_pool
-from quietcore.engine.realtime import lower_kernel_threads, originals, raise_kernel_threads
-from quietcore.engine.settle import settle
+from quietcore.engine.realtime import raise_kernel_threads, restore_unused
+from quietcore.engine.settle import before_move, settle
 from quietcore.engine.undo import UndoStack
 from quietcore.engine.world import Event, World
 from quietcore.errors import InputError, OperationFailed, Problem, QuietcoreError, UndoFailed
 from quietcore.host import cgroups
 from quietcore.host.cgroups import Groups, Probe
 from quietcore.isolation import move_order, moved_vcpus, moving_steps, narrowed, released
-from quietcore.model import CpuSet, Entry, Ledger, Machine, Plan, Refusal, SetScheduler
+from quietcore.model import CpuSet, Entry, Ledger, Machine, Plan, Refusal
 from quietcore.placement import fit_of, move
 
 _MOVES: Final = {"partition"}
@@ -80,7 +80,7 @@ def repin(world: World, machine: Machine, ledger: Ledger, step: Move) -> Ledger:
         raise OperationFailed(f"{entry.vm}: while it moves no CPU would be left for the shared pool")
     with UndoStack() as undo:
         # 1. The intent: both placements are its own, the old one holds.
-        entry = replace(entry, moving=there, restore=_raised(world, ledger, entry, there))
+        entry = replace(before_move(world, ledger, entry, there, seen), moving=there)
         undo.push("the vCPUs' old places", lambda: _back(world, machine, before, entry))
         ledger = ledger.with_entry(entry)
         world.books.save(ledger)
@@ -115,7 +115,7 @@ def finish(world: World, machine: Machine, ledger: Ledger, entry: Entry) -> Ledg
     """Bring a VM that is on the move to the plan that its entry holds, and give the other one's CPUs back. Safe to repeat."""
     bring(world, machine, ledger, entry)
     _narrow(world, ledger, entry)
-    settled = replace(entry, moving=None, restore=lower_kernel_threads(world, ledger, entry))
+    settled = replace(restore_unused(world, ledger, entry), moving=None)
     ledger = ledger.with_entry(settled)
     follow_pool(world, machine, ledger)
     world.books.save(ledger)
@@ -155,13 +155,6 @@ def recovered(world: World, machine: Machine, ledger: Ledger) -> Ledger:
 def _back(world: World, machine: Machine, before: Ledger, entry: Entry) -> None:
     irqs = world.books.load().irqs  # where interrupts were first, also those that this move sent away
     finish(world, machine, replace(before.with_entry(entry), irqs=irqs), entry)
-
-
-def _raised(world: World, ledger: Ledger, entry: Entry, there: Plan) -> tuple[SetScheduler, ...]:
-    """What kernel threads had before this VM raised them, those of the CPUs where it goes as well."""
-    known = {step.tid: step for step in entry.restore}
-    coming = {step.tid: step for step in originals(world, ledger, entry, there)}
-    return tuple(step for _, step in sorted((coming | known).items()))
 
 
 def _narrow(world: World, ledger: Ledger, entry: Entry) -> None:

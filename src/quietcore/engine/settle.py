@@ -9,12 +9,12 @@ from typing import Final
 
 from quietcore.engine.apply import Applier
 from quietcore.engine.observe import Observation, observe
-from quietcore.engine.realtime import originals, priority_of, raise_kernel_threads
+from quietcore.engine.realtime import after_fifo, before_fifo, host_of, priority_of, raise_kernel_threads, remember
 from quietcore.engine.undo import UndoStack
 from quietcore.engine.world import World
 from quietcore.host import cgroups
 from quietcore.isolation import Isolation, isolate, mechanism_of
-from quietcore.model import Applied, Entry, Ledger, Plan
+from quietcore.model import Applied, Entry, Ledger, Plan, SetScheduler, Step
 
 _ROUNDS: Final = 4
 """QEMU's workers come and go: the census is repeated until it finds nothing to do, at most this often."""
@@ -24,7 +24,13 @@ def choose(world: World, ledger: Ledger, entry: Entry, plan: Plan, seen: Observa
     """Decide on the mechanism, and what the books must know before the first write: its groups, what kernel threads had."""
     mechanism = mechanism_of(plan, seen.facts)
     entry = replace(entry, mechanism=mechanism, cgroup_home=seen.facts.home if seen.facts.layout != "none" else "")
-    return replace(entry, restore=originals(world, ledger, entry, plan), limits=isolation_of(entry, plan, seen).limits)
+    isolation = isolation_of(entry, plan, seen)
+    return replace(remember(world, ledger, entry, plan, _realtime(isolation)), limits=isolation.limits)
+
+
+def before_move(world: World, ledger: Ledger, entry: Entry, there: Plan, seen: Observation) -> Entry:
+    """What the books must know besides, before a VM moves to another placement."""
+    return remember(world, ledger, entry, there, _realtime(isolation_of(entry, there, seen)))
 
 
 def settle(
@@ -51,7 +57,7 @@ def settle(
     total = raise_kernel_threads(world, entry, plan, wrote)  # before any vCPU may become SCHED_FIFO
     for _ in range(_ROUNDS):
         done = 0
-        for step in isolation_of(entry, plan, seen or observe(world, entry.vm, domain=entry.domain)).steps:
+        for step in _steps(world, entry, plan, seen or observe(world, entry.vm, domain=entry.domain)):
             applied = applier.apply(step)
             if applied is not None:
                 done += 1
@@ -61,6 +67,17 @@ def settle(
             break
         seen = None
     return total
+
+
+def _steps(world: World, entry: Entry, plan: Plan, seen: Observation) -> tuple[Step, ...]:
+    isolation = isolation_of(entry, plan, seen)
+    host = host_of(world, plan, _realtime(isolation))
+    return (*before_fifo(entry, host), *isolation.steps, *after_fifo(world, entry, plan, host))
+
+
+def _realtime(isolation: Isolation) -> tuple[int, ...]:
+    """The threads that become real-time."""
+    return tuple(step.tid for step in isolation.steps if isinstance(step, SetScheduler))
 
 
 def isolation_of(entry: Entry, plan: Plan, seen: Observation) -> Isolation:

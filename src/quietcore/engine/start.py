@@ -90,7 +90,7 @@ def start(world: World, machine: Machine, ledger: Ledger, wanted: Entry) -> tupl
         ledger = ledger.with_entry(entry)
         world.books.save(ledger)
         moved = settle(world, entry, plan, seen, undo)
-        entry = replace(entry, limits=(*entry.limits, *limits_of(world, entry, plan)))
+        entry = replace(entry, limits=(*entry.limits, *limits_of(world, entry, plan, seen.census)))
         story.tell("moved", _moved(plan, entry, moved))
         if entry.mechanism == "partition":
             undo.push("the interrupts", lambda: interrupts_back(world, before))

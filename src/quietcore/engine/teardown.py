@@ -7,7 +7,7 @@ from typing import Final
 
 from quietcore import images
 from quietcore.engine.apply import Applier
-from quietcore.engine.realtime import restore_kernel_threads
+from quietcore.engine.realtime import restore_host
 from quietcore.engine.world import World
 from quietcore.errors import OperationFailed, TimedOut
 from quietcore.host import cgroups
@@ -45,7 +45,7 @@ def ask_to_end(world: World, vm: VmName, grace_s: int) -> None:
 def remove_groups(world: World, entry: Entry, others: Ledger) -> None:
     """Remove the groups that we made for a VM that is gone and shrink the exclusive lists above it to what `others` own."""
     others = others.without(entry.vm)
-    restore_kernel_threads(world, entry, others)
+    restore_host(world, entry, others)
     tree = cgroups.hierarchy(world.fs)
     if not entry.cgroup_home or not tree.mount or entry.boot_id != world.boot_id or entry.plan is None:
         return

@@ -140,7 +140,7 @@ def facts(fs: HostFs, tree: Hierarchy, groups: Groups, probe: Probe) -> CgroupFa
     )
     if groups.layout == "none":
         return bare
-    bare = replace(bare, quota_mount=tree.mount if tree.version == 2 else _v1_cpu_mount(fs))
+    bare = replace(bare, quota_mount=tree.mount if tree.version == 2 else v1_cpu_mount(fs))
     home = f"{tree.mount}{groups.home}"
     children = [f"{groups.home}/{name}" for name in fs.listdir(home) if fs.is_dir(f"{home}/{name}")] if fs.is_dir(home) else []
     exclusive = {level: fs.read_or(bare.file(level, "cpuset.cpus.exclusive"), _ABSENT) for level in bare.levels}
@@ -171,7 +171,8 @@ def _quota(fs: HostFs, facts_: CgroupFacts, group: str) -> str:
     return "" if text.startswith(("max", "-")) else text
 
 
-def _v1_cpu_mount(fs: HostFs) -> str:
+def v1_cpu_mount(fs: HostFs) -> str:
+    """Where cgroup v1's cpu controller is mounted; "" where it is not."""
     for line in fs.read_or("/proc/self/mounts", "").splitlines():
         fields = line.split()
         if len(fields) > 3 and fields[2] == "cgroup" and "cpu" in fields[3].split(","):

@@ -61,11 +61,11 @@ class KernelThreads:
         os.sched_setscheduler(tid, _NUMBERS[policy], os.sched_param(priority))
 
 
-def cgroup_of(text: str, version: int) -> str:
-    """The path in the hierarchy that carries cpuset, from the text of /proc/TID/cgroup ("/" where it is not named)."""
+def cgroup_of(text: str, version: int, controller: str = "cpuset") -> str:
+    """The path in the hierarchy that carries the controller, from the text of /proc/TID/cgroup ("/" where it is not named)."""
     for line in text.splitlines():
         number, controllers, path = line.split(":", 2)
-        if (version == 2 and number == "0" and not controllers) or (version == 1 and "cpuset" in controllers.split(",")):
+        if (version == 2 and number == "0" and not controllers) or (version == 1 and controller in controllers.split(",")):
             return path
     return "/"
 

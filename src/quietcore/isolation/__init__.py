@@ -1,17 +1,24 @@
 """Keeping everything that is not a vCPU off a VM's CPUs: pure functions from a plan and what the kernel shows to steps and findings."""
 
 from quietcore.isolation.adoption import files_back, partition_back, policies_back, threads_back, touched
+from quietcore.isolation.budgets import budget_files, budget_steps, no_budget
 from quietcore.isolation.irqs import irq_steps
 from quietcore.isolation.moving import move_order, moved_vcpus, moving_steps, narrowed
-from quietcore.isolation.realtime import inversions, is_below, raising_steps, realtime_cpus
+from quietcore.isolation.realtime import inversions, is_below, polling_cpus, raising_steps, realtime_cpus
 from quietcore.isolation.steps import Isolation, isolate, mechanism_of, refreshed, released
 from quietcore.isolation.targets import partition_cpus
+from quietcore.isolation.throttling import FAIR_SERVERS, THROTTLE, fair_server_file, taken, throttled, unthrottling_steps
 from quietcore.isolation.verify import ForeignTask, IrqFact, verify
 
 __all__ = [
+    "FAIR_SERVERS",
+    "THROTTLE",
     "ForeignTask",
     "IrqFact",
     "Isolation",
+    "budget_files",
+    "budget_steps",
+    "fair_server_file",
     "files_back",
     "inversions",
     "irq_steps",
@@ -22,14 +29,19 @@ __all__ = [
     "moved_vcpus",
     "moving_steps",
     "narrowed",
+    "no_budget",
     "partition_back",
     "partition_cpus",
     "policies_back",
+    "polling_cpus",
     "raising_steps",
     "realtime_cpus",
     "refreshed",
     "released",
+    "taken",
     "threads_back",
+    "throttled",
     "touched",
+    "unthrottling_steps",
     "verify",
 ]

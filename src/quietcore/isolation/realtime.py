@@ -13,6 +13,11 @@ from quietcore.model import CpuSet, Finding, HostThread, Plan, SetScheduler, Sev
 _REALTIME_CLASSES = ("fifo", "rr")
 
 
+def polling_cpus(plan: Plan) -> CpuSet:
+    """The CPUs of the real-time vCPUs, which a guest that polls never leaves."""
+    return CpuSet.from_iterable(vcpu.pcpu for vcpu in plan.vcpus if vcpu.pcpu is not None and vcpu.realtime)
+
+
 def realtime_cpus(plan: Plan) -> CpuSet:
     """The CPUs on which threads of the VM may be SCHED_FIFO; none for a VM without real-time vCPUs.
 

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from quietcore.isolation.realtime import inversions
 from quietcore.isolation.targets import Target, targets, vcpu_group
-from quietcore.model import CgroupFacts, CpuSet, Finding, HostThread, Mechanism, Plan, ThreadCensus
+from quietcore.isolation.throttling import throttled
+from quietcore.model import CgroupFacts, CpuSet, Finding, HostThread, Mechanism, Plan, RealtimeHost, ThreadCensus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +43,13 @@ def verify(
     irqs: tuple[IrqFact, ...] = (),
     cpu_kthreads: tuple[HostThread, ...] = (),
     may_invert: bool = False,
+    unthrottled: RealtimeHost | None = None,
 ) -> tuple[Finding, ...]:
     """Every fact that is not as the plan says, errors first.
 
     `cpu_kthreads` are the kernel threads of the CPUs where the VM has real-time threads; `may_invert` says that the VM was allowed to
-    outrank them. A task or interrupt that is merely allowed on the VM's CPUs is `info` where the mechanism cannot exclude it and
+    outrank them; `unthrottled` is the host as it is now, where its configuration switches throttling off for this VM.
+    A task or interrupt that is merely allowed on the VM's CPUs is `info` where the mechanism cannot exclude it and
     `error` inside an isolated partition, which promises exactly that.
     """
     findings = (
@@ -54,6 +57,7 @@ def verify(
         *(finding for place in targets(plan, census, facts, mechanism, priority) for finding in _thread(place, plan)),
         *_partitions(plan, census, facts, mechanism),
         *_quotas(plan, facts),
+        *(throttled(unthrottled) if unthrottled is not None else ()),
         *inversions(cpu_kthreads, priority, allowed=may_invert),
         *_foreign(plan, mechanism, foreign),
         *_irqs(plan, mechanism, irqs),

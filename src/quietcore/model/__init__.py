@@ -30,6 +30,7 @@ from quietcore.model.plan import (
 )
 from quietcore.model.pod import COMPUTE, PLACEHOLDER, Container, GuestShape, LauncherPod, QosClass
 from quietcore.model.quantity import Quantity
+from quietcore.model.realtime import Budget, BudgetLevel, RealtimeHost
 from quietcore.model.spec import (
     Bus,
     CloudInit,
@@ -63,6 +64,8 @@ __all__ = [
     "Adoption",
     "Applied",
     "Assignment",
+    "Budget",
+    "BudgetLevel",
     "Bus",
     "CgroupFacts",
     "CloudInit",
@@ -110,6 +113,7 @@ __all__ = [
     "QosClass",
     "Quantity",
     "Realtime",
+    "RealtimeHost",
     "Reason",
     "Refusal",
     "Resources",

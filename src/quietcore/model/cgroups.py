@@ -83,11 +83,15 @@ class SetValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoveThread:
-    """Put one thread into a group through `path` (cgroup.threads or tasks); `group` is what /proc must then say."""
+    """Put one thread into a group through `path` (cgroup.threads or tasks); `group` is what /proc must then say.
+
+    `controller` names the hierarchy on cgroup v1; on v2 there is only one.
+    """
 
     path: str
     group: str
     tid: int
+    controller: Literal["cpuset", "cpu"] = "cpuset"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from quietcore.model.cgroups import SetScheduler
+from quietcore.model.cgroups import SetScheduler, SetValue
 from quietcore.model.cluster import ClusterConfig
 from quietcore.model.cpuset import CpuSet, union
 from quietcore.model.plan import Plan
@@ -47,6 +47,7 @@ class Entry:
     `known` says that the VM was in the books before this start, so that undoing the start leaves it there, stopped.
     `cluster` is the KubeVirt configuration that came with the manifest: the pod of a later start follows from it as well.
     `mechanism`, `limits` and `cgroup_home` are what isolation chose when the VM started.
+    `settings` are kernel files (real-time budgets, throttling) with what they held before the first VM changed them, in that order.
     `directory` holds the files that belong to the VM and go with it. `restore` gives per-CPU kernel threads back what they had.
     `moving` is the other placement that the VM owns while its vCPUs move: a command that finds it brings the VM to `plan` and
     gives the rest back. `adopted` marks a domain that is not ours: it is never ended by us, and its entry goes when it ends.
@@ -65,6 +66,7 @@ class Entry:
     cgroup_home: str = ""
     directory: str = ""
     restore: tuple[SetScheduler, ...] = ()
+    settings: tuple[SetValue, ...] = ()
     moving: Plan | None = None
     adopted: Adoption | None = None
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
