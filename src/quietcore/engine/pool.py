@@ -16,10 +16,15 @@ from quietcore.placement import reserved_cpus
 
 
 def shared_pool(world: World, machine: Machine, ledger: Ledger) -> CpuSet:
-    """Every usable CPU that no VM owns; without the reserved ones under the kubelet's strict-cpu-reservation."""
-    rest = machine.usable - ledger.owned
+    """Every usable CPU that no VM owns; without the reserved ones under the kubelet's strict-cpu-reservation.
+
+    Where a VM that is on the move owns all that is left, the pool is already what it will be when the VM has arrived.
+    """
     options = world.config.options
-    return rest - reserved_cpus(machine, options) if options.cpu.strict_cpu_reservation else rest
+    usable = machine.usable
+    if options.cpu.strict_cpu_reservation:
+        usable -= reserved_cpus(machine, options)
+    return usable - ledger.owned or usable - union(plan.exclusive for plan in ledger.plans)
 
 
 def current_plan(world: World, machine: Machine, ledger: Ledger, plan: Plan) -> Plan:

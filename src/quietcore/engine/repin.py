@@ -76,7 +76,7 @@ def repin(world: World, machine: Machine, ledger: Ledger, step: Move) -> Ledger:
     told = _Told(world, entry)
     before = ledger
     seen = observe(world, entry.vm, domain=entry.domain)
-    if not shared_pool(world, machine, ledger) - there.exclusive and there.strategy == "dedicated":
+    if entry.mechanism in _MOVES and there.strategy == "dedicated" and not shared_pool(world, machine, ledger) - there.exclusive:
         raise OperationFailed(f"{entry.vm}: while it moves no CPU would be left for the shared pool")
     with UndoStack() as undo:
         # 1. The intent: both placements are its own, the old one holds.
@@ -88,11 +88,12 @@ def repin(world: World, machine: Machine, ledger: Ledger, step: Move) -> Ledger:
         # 2. Everybody else leaves the new CPUs, then the vCPUs go there one by one.
         if entry.mechanism == "partition":
             ledger = interrupts_away(world, ledger)
-        bring(world, machine, ledger, replace(entry, plan=there, moving=step.here))
+        arriving = ledger.with_entry(replace(entry, plan=there, moving=step.here))
+        bring(world, machine, arriving, replace(entry, plan=there, moving=step.here))
         told.tell("moved", f"vCPUs {', '.join(map(str, step.order))} from {step.here.dedicated or 'the pool'} to {there.dedicated}")
 
         # 3. Read back, then the new placement holds.
-        there_now = current_plan(world, machine, ledger, there)
+        there_now = current_plan(world, machine, arriving, there)
         seen = observe(world, entry.vm, domain=entry.domain)
         errors = [one for one in findings_of(world, entry, there_now, seen, ledger) if one.severity == "error"]
         if errors:
