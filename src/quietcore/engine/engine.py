@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -69,10 +70,7 @@ class Engine:
 
         `cluster` is the KubeVirt configuration that came with the manifest; a VM that runs meets a new one at its next start.
         """
-        with self.world.books.locked():
-            ledger = self.world.books.load()
-            machine = self.machine(ledger)
-            ledger = recover(self.world, machine, ledger)
+        with self._changing() as (machine, ledger):
             entry = ledger.find(spec.vm)
             wanted = Entry(spec=spec, digest=_digest(text), manifest=text, phase="stopped", cluster=cluster)
             if entry is None:
@@ -88,10 +86,7 @@ class Engine:
 
     def delete(self, vm: VmName, *, grace_s: int | None = None) -> bool:
         """End a VM and remove all traces of it. False when there is no such VM."""
-        with self.world.books.locked():
-            ledger = self.world.books.load()
-            machine = self.machine(ledger)
-            ledger = recover(self.world, machine, ledger)
+        with self._changing() as (machine, ledger):
             entry = ledger.find(vm)
             if entry is None:
                 return False
@@ -103,10 +98,7 @@ class Engine:
 
     def reconcile(self) -> tuple[Restarted, ...]:
         """What runs once after a boot: finish, undo, free, and start what its run strategy wants running."""
-        with self.world.books.locked():
-            ledger = self.world.books.load()
-            machine = self.machine(ledger)
-            ledger = recover(self.world, machine, ledger)
+        with self._changing() as (machine, ledger):
             for entry in ledger.entries:
                 if entry.phase == "running" and entry.plan is not None:
                     settle(self.world, entry, current_plan(self.world, machine, ledger, entry.plan))
@@ -117,19 +109,13 @@ class Engine:
         if dry_run:
             ledger = self.world.books.load()
             return decide(wanted_entry(self.world, ledger, wanted).spec, self.machine(ledger), ledger, self.world).answer
-        with self.world.books.locked():
-            ledger = self.world.books.load()
-            machine = self.machine(ledger)
-            ledger = recover(self.world, machine, ledger)
+        with self._changing() as (machine, ledger):
             answer = adopt(self.world, machine, ledger, wanted_entry(self.world, ledger, wanted), wanted.domain)
             return answer if isinstance(answer, Refusal) else answer[1]
 
     def release(self, vm: VmName) -> bool:
         """Give an adopted domain back what it had. False when there is no such VM."""
-        with self.world.books.locked():
-            ledger = self.world.books.load()
-            machine = self.machine(ledger)
-            ledger = recover(self.world, machine, ledger)
+        with self._changing() as (machine, ledger):
             entry = ledger.find(vm)
             if entry is None:
                 return False
@@ -146,10 +132,7 @@ class Engine:
 
     def repin(self, vm: VmName, *, cpus: CpuSet | None = None) -> Move | Refusal | None:
         """Move a running VM's vCPUs to these CPUs, or somewhere better. None when there is no such VM."""
-        with self.world.books.locked():
-            ledger = self.world.books.load()
-            machine = self.machine(ledger)
-            ledger = recover(self.world, machine, ledger)
+        with self._changing() as (machine, ledger):
             entry = ledger.find(vm)
             if entry is None:
                 return None
@@ -199,6 +182,14 @@ class Engine:
         ledger = self.world.books.load()
         seen = observe(self.world, vm, domain=view.entry.domain)
         return Verification(vm=vm, findings=findings_of(self.world, view.entry, view.plan, seen, ledger))
+
+    @contextmanager
+    def _changing(self) -> Iterator[tuple[Machine, Ledger]]:
+        """Hold the lock over what others left finished or undone: every operation that changes the host begins so."""
+        with self.world.books.locked():
+            ledger = self.world.books.load()
+            machine = self.machine(ledger)
+            yield machine, recover(self.world, machine, ledger)
 
     def _first(self, machine: Machine, ledger: Ledger, wanted: Entry) -> Outcome:
         stranger = self.world.hypervisor.find(wanted.vm.domain)
