@@ -20,6 +20,8 @@ emulator = "/usr/bin/qemu-kvm"
 bridge = "br0"
 [isolation]
 strategy = "whole"
+[realtime]
+allow_host_settings = true
 [agent]
 socket = "/run/q.sock"
 group = "wheel"
@@ -53,6 +55,7 @@ def test_every_setting_reaches_the_configuration():
         emulator="/usr/bin/qemu-kvm",
         bridge="br0",
         strategy="whole",
+        allow_host_settings=True,
         options=Options(
             compat="1.36",
             cpu=CpuPolicyOptions(full_pcpus_only=True, align_by_socket=True),
@@ -92,6 +95,8 @@ def test_all_faults_are_told_at_once_each_with_its_place():
     colour = "red"
     [isolation]
     strategy = ["whole"]
+    [realtime]
+    allow_host_settings = 1
     [agent]
     resync_seconds = 0.5
     socket = "agent.sock"
@@ -115,6 +120,7 @@ def test_all_faults_are_told_at_once_each_with_its_place():
         "q.toml: hypervisor.acceleration: 'warp' is none of 'auto', 'kvm', 'tcg'",
         f"q.toml: hypervisor.colour: unknown setting (known: {', '.join(config._SETTINGS['hypervisor'])})",
         "q.toml: isolation.strategy: ['whole'] is none of 'whole', 'housekeeping', 'dedicated'",
+        "q.toml: realtime.allow_host_settings: must be true or false",
         "q.toml: agent.resync_seconds: must be a number of seconds, at least 1",
         "q.toml: agent.socket: must be an absolute path",
         "q.toml: placement.reserved_cpus: the range '3-1' in the CPU list '3-1' does not ascend within 0-65535",

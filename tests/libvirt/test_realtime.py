@@ -1,0 +1,117 @@
+"""Real-time VMs on a real kernel, whose cgroup v1 may have RT_GROUP_SCHED: policies, budgets, locked memory, and what is left of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.libvirt.program import Program
+from tests.prerequisites import missing
+
+pytestmark = pytest.mark.libvirt
+
+PAGES = Path("/sys/devices/system/node/node0/hugepages/hugepages-2048kB")
+BUDGETS = Path("/sys/fs/cgroup/cpu")
+MANIFEST = """\
+apiVersion: kubevirt.io/v1
+kind: VirtualMachineInstance
+metadata:
+  name: {name}
+  annotations: {{quietcore.io/dedicated-vcpus: "0", quietcore.io/realtime-priority: "{priority}"{more}}}
+spec:
+  terminationGracePeriodSeconds: 0
+  domain:
+    cpu:
+      cores: 2
+      dedicatedCpuPlacement: true
+      numa: {{guestMappingPassthrough: {{}}}}
+      realtime: {{mask: "0-1,^1"}}
+    memory:
+      guest: 64Mi
+      hugepages: {{pageSize: 2Mi}}
+    devices: {{}}
+"""
+
+
+@pytest.fixture
+def hugepages():
+    """Pages for one small guest beside those that are there; given back at the end."""
+    switch = PAGES / "nr_hugepages"
+    if not switch.exists():
+        missing("this kernel has no 2 MiB hugepages on node 0")
+    before = switch.read_text()
+    switch.write_text(str(int(before) + 40))
+    try:
+        if int((PAGES / "free_hugepages").read_text()) < 32:
+            missing("32 hugepages of 2 MiB are not to be had: memory is too fragmented")
+        yield
+    finally:
+        switch.write_text(before)
+
+
+@pytest.fixture
+def quietcore(tmp_path, libvirt_uri, hugepages):
+    program = Program(tmp_path, libvirt_uri)
+    yield program
+    for name in program.owners():
+        program("delete", name, "--now")
+
+
+def manifest(folder, name="realtime", *, priority=1, more=""):
+    path = folder / f"{name}.yaml"
+    path.write_text(MANIFEST.format(name=name, priority=priority, more=more))
+    return path
+
+
+def policy(tid):
+    return {os.SCHED_OTHER: "other", os.SCHED_FIFO: "fifo"}[os.sched_getscheduler(tid)], os.sched_getparam(tid).sched_priority
+
+
+def budgets():
+    """Every group that has a real-time budget; empty where the kernel knows none."""
+    files = BUDGETS.rglob("cpu.rt_runtime_us")
+    return {str(file.parent): text for file in files if (text := file.read_text().strip()) != "0"}
+
+
+def kernel_threads(cpu):
+    names = {f"{name}/{cpu}" for name in ("ksoftirqd", "ktimers", "rcuc")}
+    return {path.parent.name: policy(int(path.parent.name)) for path in Path("/proc").glob("[0-9]*/comm") if _comm(path) in names}
+
+
+def _comm(path):
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""  # it ended meanwhile
+
+
+def test_masked_vcpus_are_real_time_and_afterwards_every_budget_and_kernel_thread_is_as_before(quietcore, tmp_path):
+    before, threads_before = budgets(), kernel_threads(1)
+    assert threads_before
+    quietcore("run", "-f", manifest(tmp_path, priority=3))
+    seen = quietcore.json("describe", "realtime")
+    policies = {thread["vcpu"]: policy(thread["tid"]) for thread in seen["threads"] if thread["vcpu"] is not None}
+    assert policies == {0: ("fifo", 3), 1: ("other", 0)}
+    assert {policy(thread["tid"]) for thread in seen["threads"] if thread["vcpu"] is None} == {("other", 0)}
+    assert min(priority for _, priority in kernel_threads(seen["vcpus"][0]["pcpu"]).values()) > 3
+    group = (Path("/proc") / str(seen["vcpus"][0]["tid"]) / "cgroup").read_text().partition(":cpu:")[2].partition("\n")[0]
+    if (BUDGETS / "cpu.rt_runtime_us").exists():
+        assert int((BUDGETS / group.lstrip("/") / "cpu.rt_runtime_us").read_text()) > 0
+        assert set(budgets()) == set(before) | {str(BUDGETS / group.lstrip("/"))}
+    quietcore("verify", "realtime")
+    assert quietcore("run", "-f", manifest(tmp_path, priority=3)) == "vm/realtime unchanged\n"
+    quietcore("delete", "realtime", "--now")
+    assert (budgets(), kernel_threads(1)) == (before, threads_before)
+
+
+def test_a_vm_above_every_kernel_thread_is_refused_and_only_a_named_risk_starts_it(quietcore, tmp_path):
+    before, threads_before = budgets(), kernel_threads(1)
+    error = quietcore.json("run", "-f", manifest(tmp_path, priority=99), expect=5)
+    assert "cannot be raised above real-time priority 99" in error["errors"][0]["message"]
+    assert "quietcore.io/allow-priority-inversion" in error["errors"][0]["hint"]
+    assert (quietcore.owners(), budgets(), kernel_threads(1)) == ({}, before, threads_before)
+    quietcore("run", "-f", manifest(tmp_path, priority=99, more=', quietcore.io/allow-priority-inversion: "true"'))
+    found = quietcore.json("verify", "realtime")["findings"]
+    assert {"priority-inversion"} == {one["code"] for one in found if one["severity"] == "warning"}
+    assert "can hang this host" in quietcore.json("describe", "realtime")["limits"][-1]
