@@ -26,5 +26,5 @@ def test_every_example_manifest_is_accepted(example):
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(CLONE)))
 def test_every_link_to_a_file_of_ours_leads_somewhere(page):
     prose = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", prose)
+    links = re.findall(r"\]\((?!https?:)([\w./-]+)", prose)  # a file's name; a regular expression in a table is none
     assert [link for link in links if not (page.parent / link).exists()] == []
