@@ -100,20 +100,37 @@ def adopt(
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1)
 @namespace_option
+@click.option("--all", "everything", is_flag=True, help="In an emergency: every CPU of every VM, our own VMs included; all go on running.")
 @click.pass_obj
-def release(app: App, names: tuple[str, ...], namespace: str) -> None:
+def release(app: App, names: tuple[str, ...], namespace: str, *, everything: bool) -> int:
     """Give adopted domains back exactly what they had: groups, affinities, policies, libvirt's pins. They go on running.
 
     Example: quietcore release win10
     """
-    app.need_root("releasing a domain")
+    if bool(names) == everything:
+        raise InputError.of((Problem(message="name adopted VMs, or give --all", code="usage", hint="see `quietcore release --help`"),))
+    app.need_root("releasing CPUs")
+    if everything:
+        return _release_all(app)
     for name in names:
         vm = vm_name(name, namespace)
         if not app.engine.release(vm):
             raise no_such_vm(vm)
         click.echo(f"vm/{vm.name} released")
+    return ExitCode.OK
+
+
+def _release_all(app: App) -> int:
+    done = app.engine.release_all()
+    for group in done.groups:
+        app.say(f"freed         {group}")
+    for vm in done.vms:
+        click.echo(f"vm/{vm.name} shares the pool; `quietcore repin {vm.name}` gives it CPUs of its own again")
+    for problem in done.problems:
+        app.say(f"error: {problem}")
+    return ExitCode.FAILED_NOT_UNDONE if done.problems else ExitCode.OK
 
 
 def _plain(domain: str) -> str:

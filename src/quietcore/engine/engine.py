@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from quietcore.engine.adopt import Wanted, adopt, release, wanted_entry
 from quietcore.engine.observe import Observation, findings_of, observe
 from quietcore.engine.pool import current_plan
 from quietcore.engine.reconcile import Restarted, recover, restart, stop
+from quietcore.engine.release import Released, release_all
 from quietcore.engine.repin import Move, plan_move, repin
 from quietcore.engine.settle import settle
 from quietcore.engine.start import KUBEVIRT_DEFAULTS, Decision, decide, start
@@ -22,6 +23,8 @@ from quietcore.model import ClusterConfig, CpuSet, Entry, Finding, Ledger, Machi
 from quietcore.render.values import Verification
 from quietcore.virt.hypervisor import DomainView
 
+_EMERGENCY_S: Final = 5.0
+"""Longer than that an emergency does not wait for another quietcore: packaging/release-cpus.sh needs no lock."""
 Result: TypeAlias = Literal["created", "started", "unchanged", "repaired", "stored", "stopped", "refused"]
 
 
@@ -123,6 +126,11 @@ class Engine:
                 raise _not_for(entry, "is quietcore's own: there is nothing to give it back", f"`quietcore delete {vm.name}` ends it")
             release(self.world, machine, ledger, entry)
             return True
+
+    def release_all(self) -> Released:
+        """Give every CPU back in an emergency; all VMs go on running on the shared pool."""
+        with self.world.books.locked(timeout_s=_EMERGENCY_S):
+            return release_all(self.world)
 
     def plan_move(self, vm: VmName, *, cpus: CpuSet | None = None, memory: bool = False) -> Move | Refusal | None:
         """Where `repin` would put a running VM: on these CPUs, or somewhere better. Changes nothing; None when there is no such VM."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from quietcore import pod
 from quietcore.engine.apply import Applier
+from quietcore.engine.identity import strategy_of
 from quietcore.engine.observe import findings_of, observe
 from quietcore.engine.pool import current_plan, follow_pool, interrupts_away, shared_pool
 from quietcore.engine.realtime import raise_kernel_threads, restore_unused
@@ -49,7 +50,8 @@ def plan_move(
     here = entry.plan
     if here is None or entry.phase != "running":
         raise _cannot(entry, "it does not run", "not-running", f"`quietcore get vms {entry.vm.name}` shows its phase")
-    launcher = pod.launcher_pod(entry.spec, strategy=here.strategy, uid=here.uid, cluster=pod.Cluster.of(entry.cluster))
+    strategy = here.strategy if here.dedicated else strategy_of(entry.spec, world.config.strategy)
+    launcher = pod.launcher_pod(entry.spec, strategy=strategy, uid=here.uid, cluster=pod.Cluster.of(entry.cluster))
     if not launcher.guest.dedicated_vcpus:
         raise _cannot(entry, "it has no CPUs of its own, all of its threads share the pool", "not-dedicated", "")
     there = move(launcher, machine, ledger, world.config.options, here, cpus=cpus, memory=memory)

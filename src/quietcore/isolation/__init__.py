@@ -6,12 +6,13 @@ from quietcore.isolation.irqs import irq_steps
 from quietcore.isolation.moving import move_order, moved_vcpus, moving_steps, narrowed
 from quietcore.isolation.realtime import inversions, is_below, polling_cpus, raising_steps, realtime_cpus
 from quietcore.isolation.steps import Isolation, isolate, mechanism_of, refreshed, released
-from quietcore.isolation.targets import partition_cpus
+from quietcore.isolation.targets import HOUSEKEEPING, partition_cpus
 from quietcore.isolation.throttling import FAIR_SERVERS, THROTTLE, fair_server_file, taken, throttled, unthrottling_steps
 from quietcore.isolation.verify import ForeignTask, IrqFact, verify
 
 __all__ = [
     "FAIR_SERVERS",
+    "HOUSEKEEPING",
     "THROTTLE",
     "ForeignTask",
     "IrqFact",

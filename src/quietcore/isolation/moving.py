@@ -42,6 +42,7 @@ def moving_steps(here: Plan, there: Plan, census: ThreadCensus, facts: CgroupFac
     return (
         *_wider(here, there, facts, mechanism),
         *_helpers_away(here, there, census, facts, mechanism),
+        *(step for thread in moved if not has_own_cpu(here, thread.vcpu) for step in _landing(thread, there, facts, mechanism)),
         *(step for thread in moved for step in _vcpu(thread, there, facts, mechanism)),
     )
 
@@ -80,6 +81,13 @@ def _helpers_away(here: Plan, there: Plan, census: ThreadCensus, facts: CgroupFa
     for place in targets(waiting, census, facts, mechanism, 1):
         if place.thread in floating or (place.thread.vcpu is None and not place.thread.kernel):
             yield SetAffinity(tid=place.thread.tid, cpus=place.cpus)
+
+
+def _landing(thread: HostThread, there: Plan, facts: CgroupFacts, mechanism: Mechanism) -> Iterator[Step]:
+    """A vCPU that comes from the pool leaves it before any partition is made, which its group's CPUs would make invalid."""
+    if mechanism == "partition" and has_own_cpu(there, thread.vcpu) and there.strategy != "whole":
+        cpus = vcpu_cpus(there, thread.vcpu or 0)
+        yield SetValue(path=facts.file(vcpu_group(facts, thread.vcpu or 0), "cpuset.cpus"), value=str(cpus), readback="cpus")
 
 
 def _vcpu(thread: HostThread, there: Plan, facts: CgroupFacts, mechanism: Mechanism) -> Iterator[Step]:
