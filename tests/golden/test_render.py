@@ -32,7 +32,7 @@ from quietcore.model import (
 )
 from quietcore.render.json import dumps, dumps_yaml
 from quietcore.render.plans import placement_map, plan_text, plans_text
-from quietcore.render.tables import describe_text, findings_table, names, vms_table
+from quietcore.render.tables import describe_text, findings_text, names, vms_table
 from quietcore.render.topology_svg import topology_svg
 from quietcore.render.topology_text import topology_text
 from quietcore.render.values import Description, DescriptionList, HostMap, PlanList, Printable, Verification
@@ -231,4 +231,4 @@ def test_tables_of_vms(golden: Golden) -> None:
 
 def test_findings(golden: Golden) -> None:
     fine = Verification(vm=VmName(name="quiet"))
-    golden("render/findings.txt", findings_table(verification()) + "---\n" + findings_table(fine))
+    golden("render/findings.txt", findings_text(verification()) + "---\n" + findings_text(fine))

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.shell.cli import quietcore
+
+__all__ = ["quietcore"]
+
 
 @pytest.fixture
 def tmp_path():

@@ -9,8 +9,8 @@ import click
 import yaml
 
 from quietcore.cli.context import App
-from quietcore.cli.options import files_option, output_option, read_manifests
-from quietcore.cli.planning import chosen_machine, machine_option
+from quietcore.cli.options import files_option, output_option, print_object, read_manifests
+from quietcore.cli.placing import chosen_machine, machine_option
 from quietcore.engine.identity import strategy_of, uuid_of
 from quietcore.errors import ExitCode, Problem
 from quietcore.manifest import Loaded
@@ -32,7 +32,7 @@ def validate(app: App, files: tuple[str, ...], machine_text: str | None, output:
     loaded = read_manifests(files, app.say)
     impossible = _impossible(app, loaded, chosen_machine(app, machine_text)[0]) if machine_text is not None else {}
     if output == "json":
-        click.echo(json.dumps(_as_json(loaded, impossible), indent=2))
+        print_object("Validation", _as_json(loaded, impossible))
     else:
         for document in loaded.documents:
             if document.spec.vm not in impossible:
@@ -58,8 +58,6 @@ def _impossible(app: App, loaded: Loaded, machine: Machine) -> dict[VmName, Prob
 
 def _as_json(loaded: Loaded, impossible: dict[VmName, Problem]) -> dict[str, object]:
     return {
-        "apiVersion": "quietcore.io/v1alpha1",
-        "kind": "Validation",
         "ok": not impossible,
         "vms": [{"namespace": one.spec.vm.namespace, "name": one.spec.vm.name} for one in loaded.documents],
         "errors": [asdict(problem) for problem in impossible.values()],
@@ -85,4 +83,7 @@ def pod(app: App, files: tuple[str, ...], output: str) -> None:
         pods.append(manifest(made, images_of(spec), grace_seconds=spec.termination_grace_seconds))
         for sentence in differences(spec, strategy):
             app.say(f"note: {spec.vm}: {sentence}")
-    click.echo(json.dumps(pods, indent=2) if output == "json" else yaml.safe_dump_all(pods, sort_keys=False), nl=output == "json")
+    if output == "json":
+        click.echo(json.dumps({"apiVersion": "v1", "kind": "List", "items": pods}, indent=2))
+    else:
+        click.echo(yaml.safe_dump_all(pods, sort_keys=False), nl=False)

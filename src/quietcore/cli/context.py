@@ -30,12 +30,12 @@ def read_config(path: str | None, connect: str | None) -> Config:
     """The configuration file (a missing one means defaults unless it was named) with the flags that override it."""
     try:
         config = configuration.parse(Path(path or configuration.DEFAULT_PATH).read_text(), path or configuration.DEFAULT_PATH)
-    except FileNotFoundError as err:
-        if path is not None:
-            raise InputError.of((Problem(message="no such configuration file", file=path),)) from err
-        config = Config()
     except PermissionError as err:
         raise PermissionProblem(f"{path or configuration.DEFAULT_PATH} may not be read", hint="run it as root") from err
+    except (OSError, UnicodeDecodeError) as err:
+        if path is not None or not isinstance(err, FileNotFoundError):
+            raise InputError.of((Problem(message=f"the configuration cannot be read: {err}", file=path),)) from err
+        config = Config()
     return replace(config, uri=connect) if connect else config
 
 
@@ -97,7 +97,7 @@ class App:
     def tell(self, event: Event) -> None:
         """Print one step of a command as it happens, to standard error."""
         if not self.quiet:
-            self.say(f"{event.vm}: {event.step:<13} {event.detail}  ({event.seconds * 1000:.0f} ms)")
+            self.say(f"{event.vm}: {event.step:<14} {event.detail}  ({event.seconds * 1000:.0f} ms)")
 
     def say(self, text: str) -> None:
         """Talk to the person, never to the program that reads standard output."""

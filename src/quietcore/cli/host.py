@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 
@@ -11,7 +10,7 @@ from click.shell_completion import get_completion_class
 
 from quietcore import __version__
 from quietcore.cli.context import App
-from quietcore.cli.options import output_option
+from quietcore.cli.options import output_option, print_object
 from quietcore.engine.codec import encode
 from quietcore.errors import ExitCode, InputError, Problem
 from quietcore.render import tables
@@ -35,7 +34,7 @@ def show(app: App, output: str) -> None:
     """
     books = app.world.books.load()
     if output == "json":
-        click.echo(json.dumps({"apiVersion": "quietcore.io/v1alpha1", "kind": "Ledger", **encode(books)}, indent=2, sort_keys=True))
+        print_object("Ledger", encode(books))
         return
     rows = [
         (
@@ -79,12 +78,10 @@ def completion(shell: str) -> None:
 
     Example: source <(quietcore completion bash)
     """
-    from quietcore.cli.main import cli  # noqa: PLC0415  # main imports this module by name
-
     found = get_completion_class(shell)
     if found is None:
         raise InputError.of((Problem(message=f"no completion for {shell}", code="usage"),))
-    click.echo(found(cli, {}, "quietcore", "_QUIETCORE_COMPLETE").source())
+    click.echo(found(click.get_current_context().find_root().command, {}, "quietcore", "_QUIETCORE_COMPLETE").source())
 
 
 @click.command()
@@ -96,6 +93,6 @@ def version(output: str) -> None:
     """
     facts = {"quietcore": __version__, "python": platform.python_version(), "kernel": platform.release()}
     if output == "json":
-        click.echo(json.dumps({"apiVersion": "quietcore.io/v1alpha1", "kind": "Version", **facts}, indent=2))
+        print_object("Version", facts)
         return
     click.echo("\n".join(f"{name} {value}" for name, value in facts.items()))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from quietcore.cli.context import App
-from quietcore.cli.options import output_option
+from quietcore.cli.options import output_option, print_object
 from quietcore.images import StoredImage, references
 from quietcore.render import tables
 
@@ -63,7 +62,7 @@ def ls(app: App, output: str) -> None:
     match output:
         case "json":
             items = [_as_json(one) for one in stored]
-            click.echo(json.dumps({"apiVersion": "quietcore.io/v1alpha1", "kind": "ImageList", "items": items}, indent=2))
+            print_object("ImageList", {"items": items})
         case "name":
             for one in stored:
                 click.echo(one.reference)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import click
 import yaml
 
 from quietcore.cli.context import App
+from quietcore.cli.files import read_text
 from quietcore.cli.options import output_option
 from quietcore.errors import InputError, Problem
 from quietcore.manifest import SourceText, problems_and_warnings
 
-_LARGEST: Final = 4 * 1024 * 1024
 Imported: TypeAlias = tuple[dict[str, object], tuple[str, ...]]
 
 
@@ -56,31 +54,15 @@ def _domain(app: App, name: str, *, is_file: bool) -> Imported:
     from quietcore.domain import to_manifest  # noqa: PLC0415  # brings lxml, which flavors do not need
 
     if is_file or name == "-" or "/" in name or name.endswith(".xml"):
-        return to_manifest(_text(name))
-    from quietcore.virt import LibvirtHypervisor  # noqa: PLC0415  # files need no libvirt
-
-    hypervisor = LibvirtHypervisor(app.config.uri)
-    if hypervisor.find(name) is None:
-        listed = ", ".join(view.name for view in hypervisor.domains()) or "none"
+        return to_manifest(read_text(name))
+    if app.hypervisor.find(name) is None:
+        listed = ", ".join(view.name for view in app.hypervisor.domains()) or "none"
         problem = Problem(message=f"libvirt has no domain {name}", code="not-found", hint=f"running at {app.config.uri}: {listed}")
         raise InputError.of((problem,))
-    return to_manifest(hypervisor.xml(name))
+    return to_manifest(app.hypervisor.xml(name))
 
 
 def _flavor(file: str) -> Imported:
     from quietcore.manifest.flavor import flavor_to_manifest, read_flavor  # noqa: PLC0415  # domains do not need it
 
-    return flavor_to_manifest(*read_flavor(_text(file), file))
-
-
-def _text(file: str) -> str:
-    try:
-        raw = sys.stdin.buffer.read(_LARGEST + 1) if file == "-" else Path(file).read_bytes()
-        if len(raw) > _LARGEST:
-            raise InputError.of((Problem(message=f"is larger than {_LARGEST >> 20} MiB", file=file, code="too-big"),))
-        return raw.decode()
-    except OSError as err:
-        raise InputError.of((Problem(message=err.strerror or str(err), file=file, code="unreadable"),)) from err
-    except UnicodeDecodeError as err:
-        fault = f"is not UTF-8 text ({err.reason} at byte {err.start})"
-        raise InputError.of((Problem(message=fault, file=file, code="unreadable"),)) from err
+    return flavor_to_manifest(*read_flavor(read_text(file), file))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from quietcore.cli.options import output_option
+from quietcore.cli.options import output_option, print_object
 from quietcore.errors import InputError, PermissionProblem, Problem
 from quietcore.model import CpuSet, Machine, union
 from quietcore.placement.cpu_state_file import StateFile, read_state
@@ -46,7 +46,7 @@ def state(file: str, output: str) -> None:
     if output == "json":
         entries = [{"pod": pod, "container": container or None, "cpus": cpu_set(CpuSet.parse(cpus))} for pod, container, cpus in rows]
         facts = {"policy": found.policy, "version": found.version, "shared": cpu_set(found.state.default), "items": entries}
-        click.echo(json.dumps({"apiVersion": "quietcore.io/v1alpha1", "kind": "CpuManagerState", **facts}, indent=2))
+        print_object("CpuManagerState", facts)
         return
     click.echo(f"policy {found.policy}, file format V{found.version}, shared pool {found.state.default or '-'}")
     click.echo(tables.table(("POD", "CONTAINER", "CPUS"), rows), nl=False)

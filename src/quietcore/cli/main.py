@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Final
 
@@ -98,16 +97,20 @@ def run_cli(arguments: list[str]) -> int:
     wants_json = _wants_json(arguments)
     try:
         result: Any = cli.main(args=arguments, prog_name="quietcore", standalone_mode=False)  # click types it Any
+        sys.stdout.flush()  # a reader that left is noticed here and not when Python ends
     except click.exceptions.Exit as err:
         return err.exit_code
     except click.ClickException as err:
-        return _fail(InputError.of((Problem(message=err.format_message(), code="usage", hint=_usage_hint(err)),)), wants_json=wants_json)
+        message = " ".join(err.format_message().split())  # click lists choices on lines of their own
+        return _fail(InputError.of((Problem(message=message, code="usage", hint=_usage_hint(err)),)), wants_json=wants_json)
     except QuietcoreError as err:
         return _fail(err, wants_json=wants_json)
     except (KeyboardInterrupt, click.Abort):
-        print("interrupted; what had been begun was undone", file=sys.stderr)  # noqa: T201  # the last word of a command
+        print("interrupted; a change that had been begun was undone", file=sys.stderr)  # noqa: T201  # the last word of a command
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as err:
+        if isinstance(err, SystemExit) and not isinstance(err.__context__, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: flushing at exit must not fail again
         return ExitCode.OK
     except Exception as err:  # noqa: BLE001  # the last resort: a defect of ours is reported as one
@@ -139,9 +142,5 @@ def _usage_hint(error: click.ClickException) -> str:
 
 
 def _wants_json(arguments: list[str]) -> bool:
-    pairs = list(pairwise([*arguments, ""]))
-    checks: tuple[Callable[[tuple[str, str]], bool], ...] = (
-        lambda pair: pair[0] in {"-o", "--output"} and pair[1] == "json",
-        lambda pair: pair[0] in {"-ojson", "--output=json"},
-    )
-    return any(check(pair) for pair in pairs for check in checks)
+    pairs = pairwise([*arguments, ""])
+    return any(word in {"-ojson", "--output=json"} or (word in {"-o", "--output"} and following == "json") for word, following in pairs)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import get_args
 
 import click
 
 from quietcore.cli.context import App
-from quietcore.cli.options import namespace_option, no_such_vm, output_option, print_value, vm_name
+from quietcore.cli.options import namespace_option, no_such_vm, output_option, print_object, print_value, vm_name
 from quietcore.engine import Move, Wanted
 from quietcore.errors import ExitCode, InputError, Problem
 from quietcore.manifest import realtime_mask
 from quietcore.model import CpuSet, Entry, Refusal, Strategy, VmName
 from quietcore.render import plans, tables
+from quietcore.render.json import cpu_set
 from quietcore.render.values import PlanList
-
-_API_VERSION = "quietcore.io/v1alpha1"
 
 
 @click.command()
@@ -41,7 +39,7 @@ def repin(app: App, name: str, namespace: str, cpu_list: str | None, output: str
     if answer is None:
         raise no_such_vm(vm)
     if output == "json":
-        click.echo(json.dumps(_json(vm, answer), indent=2, sort_keys=True))
+        print_object("Move", _json(vm, answer))
     else:
         click.echo(_text(vm, answer, dry_run=dry_run), nl=False)
     return ExitCode.DOES_NOT_FIT if isinstance(answer, Refusal) else ExitCode.OK
@@ -180,12 +178,10 @@ def _moves(answer: Move) -> list[dict[str, int | None]]:
 
 
 def _json(vm: VmName, answer: Move | Refusal) -> dict[str, object]:
-    head: dict[str, object] = {"apiVersion": _API_VERSION, "kind": "Move", "vm": {"namespace": vm.namespace, "name": vm.name}}
+    head: dict[str, object] = {"vm": {"namespace": vm.namespace, "name": vm.name}}
     if isinstance(answer, Refusal):
         reasons = [{"constraint": one.constraint, "wanted": one.wanted, "free": one.free, "message": one.message} for one in answer.reasons]
         return head | {"outcome": "refusal", "message": answer.message, "reasons": reasons}
     outcome = "move" if answer.order or answer.here.exclusive != answer.there.exclusive else "unchanged"
-    places = {
-        name: {"list": str(cpus), "cpus": list(cpus)} for name, cpus in (("from", answer.here.exclusive), ("to", answer.there.exclusive))
-    }
+    places = {"from": cpu_set(answer.here.exclusive), "to": cpu_set(answer.there.exclusive)}
     return head | {"outcome": outcome, "vcpus": _moves(answer), **places}

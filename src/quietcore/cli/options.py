@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Final, TypeVar
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import click
 
+from quietcore.cli.files import read_all
 from quietcore.errors import InputError, Problem
-from quietcore.manifest import Document, Loaded, SourceText, examine
+from quietcore.manifest import Loaded, SourceText, examine
 from quietcore.model import VmName
 from quietcore.render import json as as_json
 from quietcore.render.values import Printable
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_LARGEST: Final = 16 * 1024 * 1024
 
 files_option = click.option(
     "-f",
@@ -37,18 +36,12 @@ def output_option(*formats: str) -> Callable[[_Command], _Command]:
     )
 
 
-def read_documents(files: tuple[str, ...], say: Callable[[str], None], namespace: str | None = None) -> tuple[Document, ...]:
-    """Read every VM of every file; warnings are told. Raises InputError with all problems of all files."""
-    del namespace
-    return read_manifests(files, say).documents
-
-
 def read_manifests(files: tuple[str, ...], say: Callable[[str], None]) -> Loaded:
     """Read every VM of every file and KubeVirt's configuration for them; warnings are told, also beside problems.
 
     Raises InputError with all problems of all files.
     """
-    examined = examine([SourceText(file=name, text=text) for name, text in _texts(files)])
+    examined = examine([SourceText(file=name, text=text) for name, text in read_all(files)])
     for warning in examined.loaded.warnings:
         say(f"warning: {warning.marked}")
     if examined.problems:
@@ -58,41 +51,23 @@ def read_manifests(files: tuple[str, ...], say: Callable[[str], None]) -> Loaded
     return examined.loaded
 
 
-def _texts(files: tuple[str, ...]) -> list[tuple[str, str]]:
-    problems, texts = [], []
-    for name in files:
-        if name == "-":
-            texts.append(("<stdin>", sys.stdin.read(_LARGEST)))
-            continue
-        path = Path(name)
-        try:
-            inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-            chosen = [one for one in inside if not path.is_dir() or one.suffix in {".yaml", ".yml", ".json"}]
-            if not chosen:
-                problems.append(Problem(message="holds no .yaml, .yml or .json file", file=name))
-            for one in chosen:
-                with one.open("rb") as stream:
-                    texts.append((str(one), stream.read(_LARGEST).decode()))
-        except OSError as err:
-            problems.append(Problem(message=err.strerror or str(err), file=name, code="unreadable"))
-        except UnicodeDecodeError as err:
-            problems.append(Problem(message=f"is not UTF-8 text ({err.reason} at byte {err.start})", file=name, code="unreadable"))
-    if problems:
-        raise InputError.of(tuple(problems))
-    return texts
-
-
 def vm_name(name: str, namespace: str) -> VmName:
     """The VM that a command line means; NAMESPACE/NAME also works, as `get` prints it."""
     before, slash, after = name.partition("/")
     return VmName(namespace=before, name=after) if slash else VmName(namespace=namespace, name=name)
 
 
-def no_such_vm(vm: VmName) -> InputError:
-    """The error for a name that is not in the books."""
-    return InputError.of((Problem(message=f"there is no VM {vm}", code="not-found", hint="`quietcore get vms` lists them"),))
+def no_such_vm(*vms: VmName) -> InputError:
+    """The error for names that are not in the books."""
+    hint = "`quietcore get vms -A` lists them"
+    return InputError.of(tuple(Problem(message=f"there is no VM {vm}", code="not-found", hint=hint) for vm in vms))
 
 
 def print_value(value: Printable, output: str) -> None:
     """Print one value as JSON or YAML."""
     click.echo(as_json.dumps(value) if output == "json" else as_json.dumps_yaml(value), nl=False)
+
+
+def print_object(kind: str, fields: Mapping[str, object]) -> None:
+    """Print one JSON object of ours that is no value of the model."""
+    click.echo(json.dumps({"apiVersion": as_json.API_VERSION, "kind": kind, **fields}, indent=2, ensure_ascii=False))

@@ -3,82 +3,21 @@
 from __future__ import annotations
 
 import platform
-from pathlib import Path
 
 import click
 
 from quietcore.cli.context import App
 from quietcore.cli.kubelet import state_option, without_taken
 from quietcore.cli.options import files_option, output_option, print_value, read_manifests
-from quietcore.errors import ExitCode, InputError, PermissionProblem, Problem
-from quietcore.host.topology import read_machine, record_tree
-from quietcore.machines import dump_recording, dump_yaml, is_spec, load
-from quietcore.manifest import Loaded
-from quietcore.model import Entry, Ledger, Machine, Plan, Refusal
+from quietcore.cli.placing import chosen_machine, exit_code, fill, machine_option, print_answers
+from quietcore.host.topology import record_tree
+from quietcore.machines import dump_recording, dump_yaml
+from quietcore.model import Plan, Refusal
 from quietcore.placement import reserved_cpus
 from quietcore.render import plans
 from quietcore.render.topology_svg import topology_svg
 from quietcore.render.topology_text import topology_text
-from quietcore.render.values import HostMap, PlanList
-
-machine_option = click.option(
-    "--machine",
-    "machine_text",
-    metavar="MACHINE",
-    help="A machine that need not exist: sockets=2,nodes=4,cores=32,threads=2,mem=512Gi, or a file (YAML, lstopo XML, recording).",
-)
-
-
-def chosen_machine(app: App, text: str | None) -> tuple[Machine, Ledger]:
-    """The named machine, empty; or this host with its VMs (without them, said aloud, where the books may not be read)."""
-    if text is not None:
-        return _described(text), Ledger()
-    try:
-        books = app.world.books.load()
-    except PermissionProblem:
-        app.say("note: the ledger may not be read without root, so this host counts as empty")
-        books = Ledger()
-    return read_machine(app.world.fs, owned=books.owned), books
-
-
-def _described(text: str) -> Machine:
-    if is_spec(text):
-        return load(text)
-    try:
-        return load(Path(text).read_text(), file=text)
-    except (OSError, UnicodeDecodeError) as err:
-        raise InputError.of((Problem(message=f"cannot be read: {err}", file=text),)) from err
-
-
-def plan_here(app: App, loaded: Loaded, output: str) -> int:
-    """What `run --dry-run` prints."""
-    machine, books = chosen_machine(app, None)
-    answers = _fill(app, loaded, machine, books)
-    _print_answers(answers, output, explain=False)
-    return _exit_code(answers)
-
-
-def _fill(app: App, loaded: Loaded, machine: Machine, books: Ledger) -> tuple[Plan | Refusal, ...]:
-    """Ask for one VM after the other; each that fits takes its CPUs from the next."""
-    answers = []
-    for document in loaded.documents:
-        answer = app.engine.plan(document.spec, machine, books, loaded.cluster).answer
-        answers.append(answer)
-        if isinstance(answer, Plan):
-            taken = Entry(spec=document.spec, digest="", manifest="", phase="running", plan=answer)
-            books = books.with_entry(taken)
-    return tuple(answers)
-
-
-def _print_answers(answers: tuple[Plan | Refusal, ...], output: str, *, explain: bool) -> None:
-    if output in {"json", "yaml"}:
-        print_value(PlanList(items=answers), output)
-    else:
-        click.echo(plans.plans_text(answers, explain=explain), nl=False)
-
-
-def _exit_code(answers: tuple[Plan | Refusal, ...]) -> int:
-    return ExitCode.DOES_NOT_FIT if any(isinstance(answer, Refusal) for answer in answers) else ExitCode.OK
+from quietcore.render.values import HostMap
 
 
 @click.command()
@@ -96,16 +35,16 @@ def plan(app: App, files: tuple[str, ...], machine_text: str | None, state_file:
     loaded = read_manifests(files, app.say)
     machine, books = chosen_machine(app, machine_text)
     machine = without_taken(machine, state_file)
-    answers = _fill(app, loaded, machine, books)
+    answers = fill(app, loaded, machine, books)
     placed = tuple(answer for answer in answers if isinstance(answer, Plan))
     picture = HostMap(machine=machine, plans=(*books.plans, *placed), reserved=reserved_cpus(machine, app.config.options))
     if output == "svg":
         click.echo(topology_svg(picture), nl=False)
-        return _exit_code(answers)
-    _print_answers(answers, output, explain=explain)
+        return exit_code(answers)
+    print_answers(answers, output, explain=explain)
     if output == "table":
         click.echo(f"\n{topology_text(picture)}", nl=False)
-    return _exit_code(answers)
+    return exit_code(answers)
 
 
 @click.command()
@@ -121,7 +60,7 @@ def domain(app: App, files: tuple[str, ...], machine_text: str | None) -> int:
 
     loaded = read_manifests(files, app.say)
     machine, books = chosen_machine(app, machine_text)
-    answers = _fill(app, loaded, machine, books)
+    answers = fill(app, loaded, machine, books)
     for document, answer in zip(loaded.documents, answers, strict=True):
         if isinstance(answer, Refusal):
             app.say(plans.plan_text(answer))
@@ -130,7 +69,7 @@ def domain(app: App, files: tuple[str, ...], machine_text: str | None) -> int:
             for note in rendered.notes:
                 app.say(f"note: {note}")
             click.echo(rendered.xml, nl=False)
-    return _exit_code(answers)
+    return exit_code(answers)
 
 
 @click.command()
@@ -151,7 +90,8 @@ def topology(app: App, machine_text: str | None, output: str, *, color: bool | N
         case "svg":
             click.echo(topology_svg(picture), nl=False)
         case _:
-            click.echo(topology_text(picture, colour=app.colored(color)), nl=False)
+            coloured = app.colored(color)
+            click.echo(topology_text(picture, colour=coloured), nl=False, color=coloured)  # else click takes the colours out of a pipe
 
 
 @click.group()

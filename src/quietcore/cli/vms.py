@@ -15,16 +15,17 @@ from quietcore.cli.options import (
     no_such_vm,
     output_option,
     print_value,
-    read_documents,
     read_manifests,
     vm_name,
 )
+from quietcore.cli.placing import chosen_machine, exit_code, fill, print_answers
 from quietcore.engine import Outcome, VmView
 from quietcore.errors import ExitCode, InputError, Problem
 from quietcore.manifest import Document
 from quietcore.model import ThreadCensus
+from quietcore.render import json as as_json
 from quietcore.render import plans, tables
-from quietcore.render.values import Description, DescriptionList, PlanList, Verification
+from quietcore.render.values import Description, DescriptionList, PlanList, VerificationList
 
 
 @click.command()
@@ -59,11 +60,11 @@ def _apply(app: App, files: tuple[str, ...], output: str, *, dry_run: bool) -> i
     before = time.monotonic()
     loaded = read_manifests(files, app.say)
     if dry_run:
-        from quietcore.cli.planning import plan_here  # noqa: PLC0415  # `run` itself does not need it
-
-        return plan_here(app, loaded, output)
+        answers = fill(app, loaded, *chosen_machine(app, None))
+        print_answers(answers, output)
+        return exit_code(answers)
     if not app.quiet:
-        app.say(f"parsed        {_count(loaded.documents)}  ({(time.monotonic() - before) * 1000:.0f} ms)")
+        app.say(f"read {_count(loaded.documents)}  ({(time.monotonic() - before) * 1000:.0f} ms)")
     outcomes = [app.vms.apply(document.spec, document.text, loaded.cluster) for document in loaded.documents]
     _print_outcomes(outcomes, output)
     return ExitCode.DOES_NOT_FIT if any(outcome.refusal for outcome in outcomes) else ExitCode.OK
@@ -113,13 +114,11 @@ def get(app: App, kind: str, names: tuple[str, ...], namespace: str, output: str
 
 
 def _listing(app: App, names: tuple[str, ...], namespace: str, output: str, *, all_namespaces: bool) -> str:
-    from quietcore.render import json as as_json  # noqa: PLC0415  # the table needs no JSON
-
     views = [view for view in app.vms.views() if all_namespaces or view.entry.vm.namespace == namespace]
     wanted = {vm_name(name, namespace) for name in names}
     missing = sorted(wanted - {view.entry.vm for view in views})
     if missing:
-        raise no_such_vm(missing[0])
+        raise no_such_vm(*missing)
     listed = DescriptionList(items=tuple(_description(view) for view in views if not wanted or view.entry.vm in wanted))
     match output:
         case "json":
@@ -191,14 +190,19 @@ def delete(
     Example: quietcore delete rt1 --now
     """
     app.need_change("deleting a VM")
-    wanted = [vm_name(name, namespace) for name in names] + [one.spec.vm for one in (read_documents(files, app.say) if files else ())]
+    wanted = [vm_name(name, namespace) for name in names]
+    if files:
+        wanted += [document.spec.vm for document in read_manifests(files, app.say).documents]
     if not wanted:
         raise InputError.of((Problem(message="name a VM or give -f FILE", code="usage", hint="see `quietcore delete --help`"),))
+    missing = []
     for vm in wanted:
         if app.vms.delete(vm, grace_s=0 if now else grace_period):
             click.echo(f"vm/{vm.name} deleted")
-        elif not ignore_not_found:
-            raise no_such_vm(vm)
+        else:
+            missing.append(vm)
+    if missing and not ignore_not_found:
+        raise no_such_vm(*missing)
 
 
 @click.command()
@@ -211,11 +215,13 @@ def console(app: App, name: str, namespace: str) -> None:
     Example: quietcore console rt1
     """
     from quietcore.cli.console import attach  # noqa: PLC0415  # needs a terminal's modules that no other command needs
-    from quietcore.virt import LibvirtHypervisor  # noqa: PLC0415  # as above
 
     view = _view(app, name, namespace)
+    if view.domain is None:
+        raise InputError.of((Problem(message=f"{view.entry.vm} does not run: it is {view.phase}", code="not-running"),))
+    stream = app.hypervisor.open_console(view.entry.domain)
     app.say(f"connected to {view.entry.vm}; Ctrl-] leaves")
-    attach(LibvirtHypervisor(app.config.uri).open_console(view.entry.domain))
+    attach(stream)
 
 
 @click.command()
@@ -233,17 +239,12 @@ def verify(app: App, names: tuple[str, ...], namespace: str, output: str, *, all
         views = [_view(app, name, namespace) for name in names]
     else:
         views = [view for view in app.vms.views() if all_namespaces or view.entry.vm.namespace == namespace]
-    results = [app.vms.verify(view) for view in views]
-    for result in results:
-        if output == "table":
-            click.echo(_verdict(result) + tables.findings_table(result), nl=False)
-        else:
-            print_value(result, output)
+    results = tuple(app.vms.verify(view) for view in views)
+    if output != "table":
+        print_value(results[0] if len(names) == 1 else VerificationList(items=results), output)
+    else:
+        click.echo("\n".join(tables.findings_text(result) for result in results), nl=False)
     return ExitCode.OK if all(result.ok for result in results) else ExitCode.FINDINGS
-
-
-def _verdict(result: Verification) -> str:
-    return f"{result.vm}\n"
 
 
 @click.command()
@@ -256,7 +257,7 @@ def diff(app: App, files: tuple[str, ...]) -> int:
     """
     differs = False
     views = {view.entry.vm: view for view in app.vms.views()}
-    for document in read_documents(files, app.say):
+    for document in read_manifests(files, app.say).documents:
         view = views.get(document.spec.vm)
         before = view.entry.manifest.splitlines() if view is not None else []
         lines = list(difflib.unified_diff(before, document.text.splitlines(), f"running {document.spec.vm}", document.file, lineterm=""))

@@ -10,7 +10,7 @@ import yaml
 
 from quietcore.errors import Problem, QuietcoreError
 from quietcore.model import CpuSet, Finding, HostThread, LogicalCpu, MemoryBinding, NumaNode, Plan, Reason, Refusal, VcpuPlacement, VmName
-from quietcore.render.values import Care, CpuUse, Description, DescriptionList, HostMap, PlanList, Printable, Verification
+from quietcore.render.values import Care, CpuUse, Description, DescriptionList, HostMap, PlanList, Printable, Verification, VerificationList
 
 API_VERSION: Final = "quietcore.io/v1alpha1"
 Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
@@ -29,6 +29,9 @@ def to_json(value: Printable) -> Fields:
         case Verification():
             findings: Json = [_finding(finding) for finding in value.findings]
             return _object("Verification", {"vm": _vm(value.vm), "ok": value.ok, "findings": findings})
+        case VerificationList():
+            ok = all(item.ok for item in value.items)
+            return _object("VerificationList", {"ok": ok, "items": [to_json(item) for item in value.items]})
         case HostMap():
             return _object("Topology", _host_map(value))
         case QuietcoreError():

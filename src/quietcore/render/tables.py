@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Final
@@ -14,6 +15,7 @@ NOTHING: Final = "-"
 """What stands where there is no value: an empty cell could not be told from a missing column."""
 _VMS: Final = ("NAME", "PHASE", "STRATEGY", "VCPUS", "CPUS")
 _VMS_WIDE: Final = ("OTHER THREADS", "NODES", "MEMORY", "MECHANISM", "DOMAIN")
+_TEXT_WIDTH: Final = 104
 _SEVERITIES: Final = ("error", "warning", "info")
 
 
@@ -62,14 +64,13 @@ def names(kind: str, vms: Iterable[VmName]) -> str:
     return "".join(f"{kind}/{vm.name}\n" for vm in vms)
 
 
-def findings_table(verification: Verification) -> str:
-    """The findings, the worst first, and the verdict in the last line."""
+def findings_text(verification: Verification) -> str:
+    """The findings, the worst first, a few lines each, and the verdict in the last line."""
     ordered = sorted(verification.findings, key=lambda one: (_SEVERITIES.index(one.severity), one.code, one.kind, one.id))
-    rows = [_finding_row(finding) for finding in ordered]
-    body = table(("SEVERITY", "CODE", "SUBJECT", "EXPECTED", "ACTUAL", "HINT"), rows) if rows else ""
+    text = "".join(_finding(finding) for finding in ordered)
     counts = [(severity, sum(one.severity == severity for one in ordered)) for severity in _SEVERITIES]
     told = ", ".join(f"{number} {severity}" for severity, number in counts if number) or "no findings"
-    return f"{body}{verification.vm}: {'PASS' if verification.ok else 'FAIL'} ({told})\n"
+    return f"{text}{verification.vm}: {'PASS' if verification.ok else 'FAIL'} ({told})\n"
 
 
 def describe_text(description: Description) -> str:
@@ -132,8 +133,11 @@ def _vm_row(vm: Description, *, wide: bool, all_namespaces: bool) -> tuple[str, 
     return (*cells, other, str(nodes), size(entry.spec.memory.guest_bytes), entry.mechanism if plan else "", entry.domain)
 
 
-def _finding_row(finding: Finding) -> tuple[str, ...]:
-    return (finding.severity, finding.code, f"{finding.kind} {finding.id}".strip(), finding.expected, finding.actual, finding.hint)
+def _finding(finding: Finding) -> str:
+    lines = [f"{finding.severity:<7} {finding.code}: {finding.kind} {finding.id}".rstrip()]
+    lines += [f"        expected {finding.expected}, found {finding.actual}"] if finding.expected or finding.actual else []
+    lines += [f"        {line}" for line in textwrap.wrap(finding.hint, _TEXT_WIDTH)]
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def _role(thread: HostThread) -> str:

@@ -67,6 +67,13 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationList:
+    """What was found about several VMs."""
+
+    items: tuple[Verification, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CpuUse:
     """Who has one CPU. `vm`, `mark` and `owner` (from 0, for colours) are set where a VM owns it, `vcpu` where it is a vCPU's own."""
 
@@ -133,4 +140,4 @@ class HostMap:
         return "isolated" if cpu in self.machine.isolated else "shared"
 
 
-Printable: TypeAlias = PlanList | Description | DescriptionList | Verification | HostMap | QuietcoreError
+Printable: TypeAlias = PlanList | Description | DescriptionList | Verification | VerificationList | HostMap | QuietcoreError
