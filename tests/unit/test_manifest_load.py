@@ -182,8 +182,8 @@ def test_names_that_are_unsafe_in_paths_are_refused(name):
         ("{[a]: 1}\n", ("key", 1, 2)),
         ("a: \x07\n", ("syntax", 1, 4)),
         ("[" * 100, ("too-big", 1, 66)),
-        ("[" + "a," * 400_000, ("too-big", 1, 400_000)),
-        ("x" * (4 * 1024 * 1024 + 1), ("too-big", None, None)),
+        ("[" + "a," * 400_000, ("too-big", 1, 256_000)),
+        ("x" * (2 * 1024 * 1024 + 1), ("too-big", None, None)),
         ("%TAG !a! tag:x,2000:\n" * 30 + "---\n", ("syntax", None, None)),
         ("# nothing\n", ("empty", None, None)),
         ("- a\n", ("invalid", 1, 1)),
@@ -198,6 +198,29 @@ def test_aliases_that_multiply_are_refused():
     text = "a0: &a0 [x, x, x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
     (problem,) = problems(text)
     assert (problem.code, problem.message) == ("too-big", "aliases repeat more than 20,000 values")
+
+
+TINY = "{{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance, metadata: {{name: a{}}}, spec: {{domain: {}}}}}\n"
+
+
+def test_more_objects_than_a_file_may_hold_are_refused_without_looking_at_them():
+    documents = [TINY.format(number, "{devices: {}}") for number in range(1025)]
+    (problem,) = problems("---\n".join(documents))
+    assert (problem.code, problem.line, problem.message) == ("too-big", 2049, "more than 1,024 objects in one file")
+
+
+def test_more_vcpus_than_one_file_may_have_are_refused_and_two_files_may_have_them():
+    big = "{devices: {}, memory: {guest: 1Gi}, cpu: {cores: 4096}}"
+    documents = ["---\n".join(TINY.format(10 * part + number, big) for number in range(count)) for part, count in ((0, 32), (32, 1))]
+    (problem,) = problems("---\n".join(documents))
+    assert (problem.code, problem.line, problem.message) == ("too-big", 65, "the VMs of one file have more than 131,072 vCPUs")
+    files = [manifest.SourceText(file=str(part), text=text) for part, text in enumerate(documents)]
+    assert len(manifest.load(files).documents) == 33
+
+
+def test_a_file_that_is_too_big_is_not_judged_in_part():
+    (problem,) = problems(TINY.format("A", "{devices: {}}") + "--- [" + "a," * 128_000)
+    assert problem.code == "too-big"
 
 
 def test_a_problem_reads_as_editors_expect():

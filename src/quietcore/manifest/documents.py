@@ -28,6 +28,7 @@ _CATALOG: Final = (
     "VirtualMachineClusterPreference",
 )
 _MOST_PROBLEMS: Final = 200
+_MOST_VCPUS: Final = 1 << 17
 _LONGEST_MESSAGE: Final = 2000
 _PARTIAL: Final = frozenset({"unknown-field", "unsupported", "required"})
 """Faults that leave enough of a document to examine the rest of it."""
@@ -120,6 +121,7 @@ class _Loading:
         self.warnings = objects.warnings
         self.cluster = cluster
         self._seen: dict[VmName, Object] = {}
+        self._vcpus: dict[str, int] = {}
         self._catalog: dict[tuple[str, str, str], Tree | None] = {}
         for rank in (("KubeVirt",), _CATALOG, _VMS):  # what others depend on comes first, wherever it stands
             for one in objects.found:
@@ -130,7 +132,7 @@ class _Loading:
             found.sort(key=lambda one: (files.get(one.file or "", 0), one.line or 0, one.column or 0))
 
     def _object(self, one: Object) -> None:
-        if len(self.problems) > _MOST_PROBLEMS:
+        if len(self.problems) > _MOST_PROBLEMS or self._vcpus.get(one.file, 0) > _MOST_VCPUS:
             return
         reading = Reading(one.root, one.kind, one.file)
         content = reading.content()
@@ -164,6 +166,14 @@ class _Loading:
                 continue  # it follows from a field that was left out
             (self.warnings if cause.warning else self.problems).append(_placed(reading, cause))
 
+    def _vcpus_of(self, one: Object, reading: Reading, spec: VmSpec) -> int:
+        """All vCPUs of the file so far; sets of them are kept for each VM, and their sizes must be bounded together."""
+        total = self._vcpus[one.file] = self._vcpus.get(one.file, 0) + spec.cpu.topology.vcpus
+        if total > _MOST_VCPUS:
+            message = f"the VMs of one file have more than {_MOST_VCPUS:,} vCPUs"
+            self.problems.append(reading.problem("", message, code="too-big", hint="split it", ours=True))
+        return total
+
     def _vm(self, one: Object, reading: Reading, vm: Vm) -> None:
         spec = vm.examine()
         self._causes(reading, dict.fromkeys(vm.causes))  # two webhooks may say the same
@@ -172,7 +182,7 @@ class _Loading:
             hint = f"the first is in {first.file}:{first.root.line}"
             message = f"a second VM is called {vm.name}"
             self.problems.append(reading.problem("metadata.name", message, code="duplicate", hint=hint, ours=True))
-        elif spec is not None and not reading.problems:
+        elif spec is not None and not reading.problems and self._vcpus_of(one, reading, spec) <= _MOST_VCPUS:
             self.documents.append(Document(spec=spec, text=one.text, file=one.file, line=one.root.line))
 
 

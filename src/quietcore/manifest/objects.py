@@ -6,6 +6,7 @@ import difflib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from quietcore.errors import Problem
@@ -13,6 +14,8 @@ from quietcore.manifest.scalars import Scalar
 from quietcore.manifest.yaml_text import Node, parse
 
 _MOST_PROBLEMS: Final = 200
+MAX_OBJECTS: Final = 1024
+"""In one file. A small VM costs more time than its few values, so that counting these alone bounds nothing."""
 KUBEVIRT: Final = "kubevirt.io"
 INSTANCETYPE: Final = "instancetype.kubevirt.io"
 _SERVED: Final = {KUBEVIRT: ("v1", "v1alpha3"), INSTANCETYPE: ("v1beta1",)}
@@ -80,11 +83,18 @@ def split(sources: Sequence[tuple[str, str]]) -> Objects:
         result.problems.extend(parsed.problems)
         if not parsed.documents and not parsed.problems:
             result.problems.append(Problem(message="the file holds no document", code="empty", file=file, hint="is it the right file?"))
-        for root in parsed.documents:
+        nodes = list(islice((node for root in parsed.documents for node in _unfolded(root, 0)), MAX_OBJECTS + 1))
+        if len(nodes) > MAX_OBJECTS:
+            place = nodes.pop()
+            message = f"more than {MAX_OBJECTS:,} objects in one file"
+            result.problems.append(
+                Problem(message=message, code="too-big", file=file, line=place.line, column=place.column, hint="split it")
+            )
+            continue
+        for node in nodes:
             if len(result.problems) > _MOST_PROBLEMS:
                 break
-            for node in _unfolded(root, 0):
-                _classify(result, node, file, parsed.text)
+            _classify(result, node, file, parsed.text)
     return result
 
 

@@ -115,7 +115,7 @@ TABLE: Final[Mapping[str, Mapping[str, Support]]] = {
     "Memory": _yes("guest hugepages reservedOverhead")
     | {
         "maxGuest": Support(
-            "ignored", "KubeVirt's rules judge it, but memory is not hot-plugged: the guest keeps memory.guest", checked=True
+            "ignored", "memory is not hot-plugged: the guest keeps memory.guest; KubeVirt's rules judge the value", checked=True
         )
     },
     "Hugepages": _yes("pageSize"),

@@ -23,6 +23,8 @@ class Tree:
 
     def get(self, path: str) -> Value:
         """The value at a path, or None where it or anything above it is absent."""
+        if "." not in path:
+            return self.data.get(path)
         current: Value = self.data
         for name in path.split("."):
             if not isinstance(current, dict):

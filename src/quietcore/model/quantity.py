@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final, Literal, TypeAlias
 
 _GRAMMAR: Final = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
@@ -42,28 +43,7 @@ class Quantity:
         """Read a quantity as Kubernetes does; a YAML number counts as its text. Raises ValueError with apimachinery's text."""
         if isinstance(text, bool):
             raise ValueError(FORMAT_ERROR)  # noqa: TRY004  # one error for one fault: the text is no quantity
-        written = str(text)
-        match = _GRAMMAR.fullmatch(written) if len(written) <= _LONGEST else None
-        if match is None:
-            raise ValueError(FORMAT_ERROR)
-        number, suffix = Fraction(match[1].rstrip(".")), match[2] or ""
-        form: Form = "decimal"
-        if suffix in _BINARY:
-            form = "binary"
-            amount = number * (1 << _BINARY[suffix])
-        elif suffix in _DECIMAL:
-            amount = number * Fraction(10) ** _DECIMAL[suffix]
-        else:
-            exponent = int(suffix[1:])
-            if abs(exponent) > 30:
-                raise ValueError(FORMAT_ERROR)
-            form = "exponent"
-            amount = number * Fraction(10) ** exponent
-        amount = Fraction(_away_from_zero(amount * _NANO), _NANO)
-        if form == "binary":  # apimachinery bounds these alone, and shows parts of one unit in the decimal family
-            amount = max(-_LARGEST, min(_LARGEST, amount))
-            form = "decimal" if 0 < abs(amount) < 1 else form
-        return cls(amount, form)
+        return _parsed(str(text))
 
     @classmethod
     def of(cls, value: int) -> Quantity:
@@ -107,3 +87,29 @@ class Quantity:
         else:
             suffix, power = next((s, p) for s, p in reversed(_DECIMAL.items()) if (self.amount / Fraction(10) ** p).denominator == 1)
         return f"{(self.amount / Fraction(10) ** power).numerator}{suffix}"
+
+
+@lru_cache(maxsize=512)
+def _parsed(written: str) -> Quantity:
+    """Remembered, because manifests repeat their few sizes."""
+    match = _GRAMMAR.fullmatch(written) if len(written) <= _LONGEST else None
+    if match is None:
+        raise ValueError(FORMAT_ERROR)
+    number, suffix = Fraction(match[1].rstrip(".")), match[2] or ""
+    form: Form = "decimal"
+    if suffix in _BINARY:
+        form = "binary"
+        amount = number * (1 << _BINARY[suffix])
+    elif suffix in _DECIMAL:
+        amount = number * Fraction(10) ** _DECIMAL[suffix]
+    else:
+        exponent = int(suffix[1:])
+        if abs(exponent) > 30:
+            raise ValueError(FORMAT_ERROR)
+        form = "exponent"
+        amount = number * Fraction(10) ** exponent
+    amount = Fraction(_away_from_zero(amount * _NANO), _NANO)
+    if form == "binary":  # apimachinery bounds these alone, and shows parts of one unit in the decimal family
+        amount = max(-_LARGEST, min(_LARGEST, amount))
+        form = "decimal" if 0 < abs(amount) < 1 else form
+    return Quantity(amount, form)

@@ -49,7 +49,7 @@ def real_row(name):
     found = manifest_outcomes.examined(name)
     if found.problems:
         result, place = "refused", "before libvirt is asked"
-        why = "<br>".join(f"`{problem.field or 'file'}`: {problem.message}{hinted(problem)}" for problem in found.problems)
+        why = "<br>".join(f"`{problem.field or 'file'}`: `{problem.message}`{hinted(problem)}" for problem in found.problems)
     elif outcome is None:
         result, why, place = "valid, holds no VM", "", "before libvirt is asked"
     else:
