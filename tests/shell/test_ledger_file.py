@@ -60,7 +60,7 @@ def with_two_owners(text: str) -> bytes:
 
 
 DAMAGED = {
-    "cut off": (lambda text: text[: len(text) // 2].encode(), "it is not JSON (Unterminated string"),
+    "cut off": (lambda text: text[: len(text) // 2].encode(), "it is not JSON ("),
     "emptied": (lambda text: b"", "it is not JSON (Expecting value"),
     "binary": (lambda text: b"\xff\xfe" + text.encode(), "it is not text"),
     "a number without end": (lambda text: b"9" * 5000, "it is not JSON (Exceeds the limit"),
