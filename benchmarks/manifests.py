@@ -1,4 +1,4 @@
-"""Speed of manifests: read, default, validate, lower; the pod and the XML; a thousand documents; the import of the library.
+"""Speed of manifests: read, default, validate, lower; the pod and the XML; a thousand documents; the worst files; the import.
 
 Run as `python benchmarks/manifests.py`. There is no peer: KubeVirt's webhooks are a Go program inside of a cluster.
 """
@@ -38,6 +38,34 @@ def to_xml(text: str, host: Machine) -> str:
     return domain.compose(spec, plan, domain.Build(uuid=UID, disks=files)).xml
 
 
+def worst_files() -> dict[str, str]:
+    """Files that fill the reader's limits: those that took longest of some forty kinds of nonsense."""
+
+    def fat(number: int) -> str:
+        disks = ",".join(f"{{name: d{disk}}}" for disk in range(10))
+        volumes = ",".join(f"{{name: d{disk},emptyDisk: {{capacity: 1Gi}}}}" for disk in range(10))
+        spec = f"domain: {{memory: {{guest: 1Gi}},devices: {{disks: [{disks}]}}}},volumes: [{volumes}]"
+        return f"{{apiVersion: kubevirt.io/v1,kind: VirtualMachineInstance,metadata: {{name: a{number}}},spec: {{{spec}}}}}\n"
+
+    return {
+        "1023 VMs of ten disks": "---\n".join(fat(number) for number in range(1023)),
+        "2 MiB of numbers, refused": "[" + "1.5," * ((1 << 19) - 1) + "1]",
+        "2 MiB of anchors, refused": "[" + ",".join(f"&a{number} b" for number in range(150_000)) + "]",
+    }
+
+
+def peak_case(case: str, text: str) -> Case:
+    """How much a process grows while it reads one file."""
+    # VmHWM and not ru_maxrss: that one begins with the peak of the process that forked this one.
+    script = (
+        "import sys; from quietcore import manifest; text = sys.stdin.read(); "
+        "peak = lambda: next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')); "
+        "before = peak(); manifest.validate([manifest.SourceText(file='f', text=text)]); print(peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], input=text, text=True, capture_output=True, check=True)
+    return Case(case=case, metric="growth", unit="MB", ours=int(done.stdout) * 1024 / 1e6, spread=0.0, bound=200)
+
+
 def import_case(module: str, bound: float | None) -> Case:
     """The import of a module in a new process, less the start of that process."""
     times = []
@@ -69,6 +97,9 @@ def main() -> None:
             timed("the same, then its pod, plan and XML", lambda: to_xml(text, host), runs=RUNS, bound=5),
             timed(f"validate {DOCUMENTS} documents", lambda: load(many), bound=5000, remark=f"{len(many) >> 10} KiB"),
             timed("the same, each with faults", lambda: load(broken), bound=5000, remark="stops after 200 faults"),
+            *(timed(name, lambda text=worst: load(text), bound=1000) for name, worst in worst_files().items()),
+            peak_case("1023 VMs of ten disks", worst_files()["1023 VMs of ten disks"]),
+            peak_case(f"{DOCUMENTS} documents", many),
             import_case("quietcore.manifest", 150),
             import_case("quietcore.manifest, quietcore.pod, quietcore.placement, quietcore.domain", None),
         ),
