@@ -184,6 +184,8 @@ class FakeFs(HostFs):
 
     def _move(self, path: str, text: str) -> None:
         group = path.removeprefix(self.mount).rpartition("/")[0] or "/"
+        if not self.is_dir(f"{self.mount}{group}"):
+            raise FileNotFoundError(errno.ENOENT, "no such group", path)
         if self.version == 1 and not self.effective(group):
             raise OSError(errno.ENOSPC, "a cpuset without CPUs takes no task", path)
         pid = self._process_of(int(text))

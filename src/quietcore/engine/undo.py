@@ -6,15 +6,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from quietcore.errors import OperationFailed, QuietcoreError, UndoFailed
+from quietcore.errors import OperationFailed, UndoFailed
 
 
 class UndoStack:
     """A context: every `push` names something that was done and how it is undone; `keep` ends the need for it.
 
-    When the body raises, everything is undone, last first. Our own errors then come out as OperationFailed ("was undone")
-    or, where an undo failed too, as UndoFailed that lists what is left; anything else (an interrupt, a defect) comes out
-    as itself after the undo.
+    When the body raises, everything is undone, last first. What it raised then comes out as it is, an OSError as
+    OperationFailed; where an undo failed too, UndoFailed comes out and lists what is left.
     """
 
     def __init__(self) -> None:
@@ -39,7 +38,7 @@ class UndoStack:
             what, undo = self._undos.pop()
             try:
                 undo()
-            except (OSError, QuietcoreError) as err:
+            except Exception as err:  # noqa: BLE001  # a defect in one undo must not keep the others from running
                 left.append(f"{what} ({err})")
         if left:
             raise UndoFailed(f"{error}; not undone: {'; '.join(left)}", hint="`quietcore delete` tries it again") from error
