@@ -50,6 +50,24 @@ def show(app: App, output: str) -> None:
     click.echo(tables.table(("NAMESPACE", "NAME", "PHASE", "CPUS", "MECHANISM", "FILES"), rows), nl=False)
 
 
+@ledger.command("rebuild")
+@click.option("--force", is_flag=True, help="Also where the ledger can be read; the old one is kept.")
+@click.pass_obj
+def rebuild(app: App, *, force: bool) -> None:
+    """Make the ledger anew from the VMs that run, when it was lost or damaged. VMs that are stopped are forgotten.
+
+    Example: quietcore ledger rebuild
+    """
+    app.need_root("rebuilding the ledger")
+    done = app.engine.rebuild(force=force)
+    for note in done.notes:
+        app.say(f"note: {note}")
+    if done.kept:
+        app.say(f"the old ledger is kept as {done.kept}")
+    for entry in done.ledger.entries:
+        click.echo(f"vm/{entry.vm.name} {entry.domain} on {entry.owned or 'the pool'}")
+
+
 @click.command()
 @click.option("--once", is_flag=True, help="Make one pass and exit.")
 @click.pass_obj

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
+from quietcore import images
 from quietcore.domain import facts as domain_facts
 from quietcore.domain import to_manifest
 from quietcore.engine.apply import Applier
+from quietcore.engine.copies import keep_copy
 from quietcore.engine.observe import Observation, findings_of, observe
 from quietcore.engine.pool import follow_pool, interrupts_away, interrupts_back
 from quietcore.engine.realtime import restore_host
@@ -120,6 +122,7 @@ def adopt(world: World, machine: Machine, ledger: Ledger, entry: Entry, domain: 
         if errors:
             raise OperationFailed("\n".join(f"{one.code}: {one.kind} {one.id}: expected {one.expected}, is {one.actual}" for one in errors))
         entry = replace(entry, phase="running")
+        keep_copy(world, entry)
         ledger = ledger.with_entry(entry)
         world.books.save(ledger)
         undo.keep()
@@ -168,6 +171,7 @@ def forget(world: World, entry: Entry, ledger: Ledger) -> None:
     """Clear up after an adopted domain that is gone: our groups, our claims above its own, the kernel threads. Safe to repeat."""
     others = ledger.without(entry.vm)
     restore_host(world, entry, others)
+    images.discard(world.vm_directory(entry.vm))
     if entry.adopted is None or entry.boot_id != world.boot_id:
         return
     _levels_back(world, entry, others)
@@ -198,6 +202,7 @@ def give_back(world: World, entry: Entry, ledger: Ledger) -> None:
     for step in threads_back(adopted, seen.census, seen.facts, (known - online) | taken):
         applier.apply(step)
     _remove_made(world, adopted)
+    images.discard(world.vm_directory(entry.vm))
     restore_host(world, entry, others)
 
 

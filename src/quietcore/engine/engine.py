@@ -11,6 +11,7 @@ from typing import Final, Literal, TypeAlias
 from quietcore.engine.adopt import Wanted, adopt, release, wanted_entry
 from quietcore.engine.observe import Observation, findings_of, observe
 from quietcore.engine.pool import current_plan
+from quietcore.engine.rebuild import Rebuilt, rebuild
 from quietcore.engine.reconcile import Restarted, recover, restart, stop
 from quietcore.engine.release import Released, release_all
 from quietcore.engine.repin import Move, plan_move, repin
@@ -131,6 +132,11 @@ class Engine:
         """Give every CPU back in an emergency; all VMs go on running on the shared pool."""
         with self.world.books.locked(timeout_s=_EMERGENCY_S):
             return release_all(self.world)
+
+    def rebuild(self, *, force: bool = False) -> Rebuilt:
+        """Make the ledger anew from the VMs that run, when it was lost or damaged."""
+        with self.world.books.locked():
+            return rebuild(self.world, force=force)
 
     def plan_move(self, vm: VmName, *, cpus: CpuSet | None = None, memory: bool = False) -> Move | Refusal | None:
         """Where `repin` would put a running VM: on these CPUs, or somewhere better. Changes nothing; None when there is no such VM."""

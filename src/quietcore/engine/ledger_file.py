@@ -64,6 +64,18 @@ class LedgerFile:
         temporary.rename(self.path)
         self._sync_directory()
 
+    def set_aside(self) -> str:
+        """Keep a copy of the file as it is, whatever is in it; gives its place, "" where there is no file."""
+        try:
+            content = self.path.read_bytes()
+            copy = self.path.with_name(f"ledger.json.replaced-{hashlib.sha256(content).hexdigest()[:12]}")
+            copy.write_bytes(content)
+        except FileNotFoundError:
+            return ""
+        except OSError as err:
+            raise OperationFailed(f"no copy of {self.path} can be kept: {err.strerror or err}") from err
+        return str(copy)
+
     @contextmanager
     def locked(self, timeout_s: float = 60.0) -> Iterator[None]:
         """Hold the host's only write lock. Raises TimedOut when another quietcore keeps it for longer."""
@@ -130,7 +142,7 @@ class LedgerFile:
             kept = f"; a copy is in {copy}"
         return OperationFailed(
             f"{self.path} is refused: {reason}{kept}",
-            hint="nothing was changed; move the file away only when no VM of quietcore runs, or restore a good copy",
+            hint="nothing was changed; restore a good copy, or `quietcore ledger rebuild` makes it anew from the VMs that run",
         )
 
 

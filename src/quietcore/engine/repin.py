@@ -12,6 +12,7 @@ from typing import Final
 
 from quietcore import pod
 from quietcore.engine.apply import Applier
+from quietcore.engine.copies import keep_copy
 from quietcore.engine.identity import strategy_of
 from quietcore.engine.observe import findings_of, observe
 from quietcore.engine.pool import current_plan, follow_pool, interrupts_away, shared_pool
@@ -121,6 +122,7 @@ def finish(world: World, machine: Machine, ledger: Ledger, entry: Entry) -> Ledg
     settled = replace(restore_unused(world, ledger, entry), moving=None)
     ledger = ledger.with_entry(settled)
     follow_pool(world, machine, ledger)
+    keep_copy(world, settled)
     world.books.save(ledger)
     return interrupts_away(world, ledger) if entry.mechanism == "partition" else ledger
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from quietcore import images, pod
+from quietcore.engine.copies import keep_copy
 from quietcore.engine.domain_xml import real, unsuited
 from quietcore.engine.identity import strategy_of, uuid_of
 from quietcore.engine.observe import findings_of, observe
@@ -105,6 +106,7 @@ def start(world: World, machine: Machine, ledger: Ledger, wanted: Entry) -> tupl
         if not wanted.spec.start_paused:
             world.hypervisor.resume(wanted.vm.domain)
         entry = replace(entry, phase="running")
+        keep_copy(world, entry)
         ledger = ledger.with_entry(entry)
         world.books.save(ledger)
         undo.keep()

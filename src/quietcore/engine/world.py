@@ -80,6 +80,10 @@ class Books(Protocol):
         """Replace it durably."""
         ...
 
+    def set_aside(self) -> str:
+        """Keep a copy of the file as it is; gives its place, "" where there is none."""
+        ...
+
     def locked(self, timeout_s: float = 60.0) -> AbstractContextManager[None]:
         """Hold the host's only write lock."""
         ...
