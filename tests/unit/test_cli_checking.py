@@ -108,3 +108,13 @@ def test_a_plan_follows_the_kubevirt_resource_of_the_input(quietcore):
     assert quietcore("plan", small, *machine)[0] == 0
     code, out, _ = quietcore("plan", heavy + small, *machine)
     assert (code, "bytes of memory are wanted" in out) == (3, True)
+
+
+def test_the_pods_table_shows_what_every_container_weighs(quietcore):
+    rows = [line.split() for line in quietcore("pod", DEDICATED, "-o", "table")[1].splitlines()[1:]]
+    assert [(row[2], row[3], row[-2], row[-1]) for row in rows] == [
+        ("compute", "200m", "204", "29"),
+        ("dedicated", "3", "3072", "240"),
+        ("volumeroot", "10m", "10", "4"),
+    ]
+    assert {row[1] for row in rows} == {"Guaranteed"}

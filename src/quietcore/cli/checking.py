@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Final
 
 import click
 import yaml
@@ -14,8 +15,11 @@ from quietcore.cli.placing import chosen_machine, machine_option
 from quietcore.engine.identity import strategy_of, uuid_of
 from quietcore.errors import ExitCode, Problem
 from quietcore.manifest import Loaded
-from quietcore.model import Ledger, Machine, Refusal, VmName
-from quietcore.pod import Cluster, differences, images_of, launcher_pod, manifest
+from quietcore.model import LauncherPod, Ledger, Machine, Refusal, VmName
+from quietcore.pod import Cluster, cpu_weight, differences, images_of, launcher_pod, manifest, shares_of
+from quietcore.render import tables
+
+_CONTAINER: Final = ("VM", "QOS", "CONTAINER", "CPU", "CPU LIMIT", "MEMORY", "MEMORY LIMIT", "SHARES", "WEIGHT")
 
 
 @click.command()
@@ -67,23 +71,41 @@ def _as_json(loaded: Loaded, impossible: dict[VmName, Problem]) -> dict[str, obj
 
 @click.command()
 @files_option
-@output_option("yaml", "json")
+@output_option("yaml", "json", "table")
 @click.pass_obj
 def pod(app: App, files: tuple[str, ...], output: str) -> None:
     """Print the launcher pod of each VM, as Kubernetes would admit it; where it is not KubeVirt's is told on standard error.
 
-    Example: quietcore pod -f vm.yaml
+    The table shows what every container weighs: CPU shares (cgroup v1) and weights (v2). Example: quietcore pod -f vm.yaml -o table
     """
-    pods = []
+    launchers, pods = [], []
     loaded = read_manifests(files, app.say)
     for document in loaded.documents:
         spec = document.spec
         strategy = strategy_of(spec, app.config.strategy)
         made = launcher_pod(spec, strategy=strategy, uid=uuid_of(spec), cluster=Cluster.of(loaded.cluster))
+        launchers.append(made)
         pods.append(manifest(made, images_of(spec), grace_seconds=spec.termination_grace_seconds))
         for sentence in differences(spec, strategy):
             app.say(f"note: {spec.vm}: {sentence}")
     if output == "json":
         click.echo(json.dumps({"apiVersion": "v1", "kind": "List", "items": pods}, indent=2))
+    elif output == "table":
+        click.echo(tables.table(_CONTAINER, [row for made in launchers for row in _containers(made)]), nl=False)
     else:
         click.echo(yaml.safe_dump_all(pods, sort_keys=False), nl=False)
+
+
+def _containers(pod: LauncherPod) -> list[tuple[str, ...]]:
+    shares = shares_of(pod)
+    return [
+        (
+            str(pod.vm),
+            pod.qos,
+            one.name,
+            *(str(amounts[name]) if name in amounts else "" for name in ("cpu", "memory") for amounts in (one.requests, one.limits)),
+            str(shares[one.name]),
+            str(cpu_weight(shares[one.name])),
+        )
+        for one in pod.containers
+    ]

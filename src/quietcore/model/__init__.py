@@ -56,7 +56,7 @@ from quietcore.model.spec import (
     VmName,
     VmSpec,
 )
-from quietcore.model.threads import Finding, HostThread, Mechanism, Policy, Role, Severity, ThreadCensus
+from quietcore.model.threads import Finding, HostThread, Mechanism, Policy, Role, Severity, ThreadCensus, vcpu_of_comm
 
 __all__ = [
     "COMPUTE",
@@ -135,4 +135,5 @@ __all__ = [
     "VmName",
     "VmSpec",
     "union",
+    "vcpu_of_comm",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from quietcore.model.cpuset import CpuSet
 
@@ -11,6 +12,17 @@ Role: TypeAlias = Literal["vcpu", "emulator", "iothread", "worker", "vhost", "pi
 Policy: TypeAlias = Literal["other", "fifo", "rr", "batch", "idle", "deadline"]
 Severity: TypeAlias = Literal["error", "warning", "info"]
 Mechanism: TypeAlias = Literal["partition", "threaded", "cpuset-v1", "affinity"]
+_VCPU_COMM: Final = re.compile(r"CPU (\d+)/(?:KVM|TCG)\n")
+
+
+def vcpu_of_comm(comm: str) -> int | None:
+    """The vCPU that a thread's name speaks of, None for other threads: KubeVirt's rule, and the same under software emulation.
+
+    `comm` is /proc/PID/task/TID/comm with its newline. A name comes after the thread and can be changed, so this is for a QEMU whose
+    monitor cannot be asked.
+    """
+    match = _VCPU_COMM.fullmatch(comm)
+    return int(match[1]) if match else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,14 @@ STRATEGY: Final = "quietcore.io/strategy"
 CPU_QUOTA: Final = "quietcore.io/compute-cpu-quota"
 TOPOLOGY_SCOPE: Final = "quietcore.io/topology-scope"
 MEMLOCK: Final = "quietcore.io/memlock"
+MEANINGS: Final = {
+    STRATEGY: "the strategy in force",
+    CPU_QUOTA: "`max`: on cgroup v2 the vCPU threads stay below `compute`, where the kubelet writes a CPU quota for every fractional "
+    "limit; it would throttle them to a few per cent, so the node lifts it before the guest runs, and the shared work is bounded by its weight",
+    TOPOLOGY_SCOPE: "`pod`: the CPUs stand on the placeholder and the memory on `compute`, so that only the pod scope of the Topology "
+    "Manager can align them",
+    MEMLOCK: "`unlimited`: the guest's memory is locked and the launcher has no CAP_IPC_LOCK, so the node raises QEMU's limit",
+}
 _LABEL_LENGTH: Final = 63
 _KUBECTL: Final = "kubectl.kubernetes.io/"
 
@@ -21,13 +29,7 @@ def labels_of(spec: VmSpec, uid: str) -> dict[str, str]:
 
 
 def annotations_of(spec: VmSpec, strategy: Strategy, *, split: bool) -> dict[str, str]:
-    """The VM's own annotations and what the node must do for this pod beyond what its resources say.
-
-    `compute-cpu-quota: max`: on cgroup v2 the vCPU threads stay below compute, so a quota there, which the kubelet writes for
-    every fractional limit, throttles them to a few per cent; it is lifted before the guest runs and the shared work is bounded
-    by its weight. `topology-scope: pod`: CPUs stand on the placeholder and memory on compute, so only the pod scope of the
-    Topology Manager can align them. `memlock: unlimited`: the launcher has no CAP_IPC_LOCK, the node raises QEMU's limit.
-    """
+    """The VM's own annotations and what the node must do for this pod beyond what its resources say (see `MEANINGS`)."""
     ours = {"kubevirt.io/domain": spec.vm.name, STRATEGY: strategy}
     if split:
         ours |= {CPU_QUOTA: "max", TOPOLOGY_SCOPE: "pod"}

@@ -10,6 +10,7 @@ from quietcore.manifest import annotations, objects
 from quietcore.manifest.compatibility import source
 from quietcore.model import Ledger, Options, Plan
 from quietcore.placement import admit
+from quietcore.pod import labels
 
 HEAD = """\
 # KubeVirt's fields
@@ -25,6 +26,16 @@ A row stands for everything below it when it is refused or ignored. `[]` marks t
 Source of the fields: {source}. This page is written by `tests/golden/manifest/test_golden_compatibility.py`; do not edit it.
 """
 
+POD = """\
+## Annotations of the launcher pod
+
+What a node has to do for the pod that `quietcore pod` prints, beyond what its resources say; a single host does the same to the VM's
+own cgroups. Where the pod is not KubeVirt's own is told on standard error, VM by VM.
+
+| annotation | meaning |
+| --- | --- |
+{rows}
+"""
 REAL = """\
 ## Real manifests
 
@@ -84,6 +95,8 @@ def page():
     parts.append(f"\n## Kinds that are refused\n\nEvery other kind is refused as well.\n\n| kind | instead |\n| --- | --- |\n{kinds}\n")
     ours = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in annotations.MEANINGS.items())
     parts.append(f"\n## Annotations\n\nOf a VMI's metadata; of a VM's template.\n\n| annotation | meaning |\n| --- | --- |\n{ours}\n")
+    node = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in labels.MEANINGS.items())
+    parts.append(f"\n{POD.format(rows=node)}")
     rows, completed = map(real_row, manifest_outcomes.INPUTS), map(completed_row, manifest_outcomes.COMPLETED.items())
     parts.append(f"\n{REAL.format(rows=NEWLINE.join(rows), completed=NEWLINE.join(completed))}")
     return "".join(parts)
