@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from quietcore.cli.main import run_cli
+from quietcore.engine import domain_xml
 
 KUBEVIRT = """\
 apiVersion: kubevirt.io/v1
@@ -118,3 +119,31 @@ def test_the_pods_table_shows_what_every_container_weighs(quietcore):
         ("volumeroot", "10m", "10", "4"),
     ]
     assert {row[1] for row in rows} == {"Guaranteed"}
+
+
+NO_CLOCK = """\
+<grammar xmlns='http://relaxng.org/ns/structure/1.0'>
+  <start>
+    <element name='domain'>
+      <zeroOrMore><attribute><anyName/></attribute></zeroOrMore>
+      <zeroOrMore><element><anyName><except><name>clock</name></except></anyName><ref name='any'/></element></zeroOrMore>
+    </element>
+  </start>
+  <define name='any'>
+    <zeroOrMore>
+      <choice><attribute><anyName/></attribute><text/><element><anyName/><ref name='any'/></element></choice>
+    </zeroOrMore>
+  </define>
+</grammar>
+"""
+
+
+def test_a_domain_that_the_installed_schema_does_not_accept_names_the_element(quietcore, tmp_path, monkeypatch):
+    """A schema that knows no <clock> stands for a libvirt that lacks what we write."""
+    (tmp_path / "domain.rng").write_text(NO_CLOCK)
+    monkeypatch.setattr(domain_xml, "SCHEMA", str(tmp_path / "domain.rng"))
+    text = SHARED.replace(", hugepages: {pageSize: 1Gi}", "")
+    code, out, err = quietcore("domain", text, "--machine", "sockets=1,cores=4,threads=1,mem=8Gi")
+    assert (code, out.startswith("<domain ")) == (1, True)
+    named = [line for line in err if line.startswith("error: ")]
+    assert [line.partition(": libvirt's schema")[0] for line in named] == ["error: default_one:26: domain.clock"]

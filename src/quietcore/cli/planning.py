@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 
 import click
 
@@ -10,6 +11,7 @@ from quietcore.cli.context import App
 from quietcore.cli.kubelet import state_option, without_taken
 from quietcore.cli.options import files_option, output_option, print_value, read_manifests
 from quietcore.cli.placing import chosen_machine, exit_code, fill, machine_option, print_answers
+from quietcore.errors import ExitCode
 from quietcore.host.topology import record_tree
 from quietcore.machines import dump_recording, dump_yaml
 from quietcore.model import Plan, Refusal
@@ -54,13 +56,14 @@ def plan(app: App, files: tuple[str, ...], machine_text: str | None, state_file:
 def domain(app: App, files: tuple[str, ...], machine_text: str | None) -> int:
     """Print the libvirt domain of each VM as it would be created; files appear under the paths that they would have.
 
+    An element that the installed libvirt's schema does not accept is named, with exit code 1.
     Example: quietcore domain -f vm.yaml --machine sockets=1,cores=8,threads=2,mem=32Gi
     """
-    from quietcore.engine.domain_xml import preview  # noqa: PLC0415  # brings lxml, which no other command here needs
+    from quietcore.engine.domain_xml import against_schema, preview  # noqa: PLC0415  # brings lxml, which no other command here needs
 
     loaded = read_manifests(files, app.say)
     machine, books = chosen_machine(app, machine_text)
-    answers = fill(app, loaded, machine, books)
+    answers, spoilt = fill(app, loaded, machine, books), False
     for document, answer in zip(loaded.documents, answers, strict=True):
         if isinstance(answer, Refusal):
             app.say(plans.plan_text(answer))
@@ -68,8 +71,11 @@ def domain(app: App, files: tuple[str, ...], machine_text: str | None) -> int:
             rendered = preview(app.world, machine, document.spec, answer)
             for note in rendered.notes:
                 app.say(f"note: {note}")
+            for problem in against_schema(app.world, rendered.xml):
+                app.say(f"error: {replace(problem, file=document.spec.vm.domain)}")
+                spoilt = True
             click.echo(rendered.xml, nl=False)
-    return exit_code(answers)
+    return ExitCode.FINDINGS if spoilt else exit_code(answers)
 
 
 @click.command()

@@ -6,7 +6,7 @@ from quietcore.domain.facts import facts
 from quietcore.domain.identity import NAMESPACE, domain_uuid
 from quietcore.domain.iothreads import IoLayout, io_layout
 from quietcore.domain.render import Rendered, compose, render
-from quietcore.domain.schema import validate
+from quietcore.domain.schema import compiled, validate
 from quietcore.domain.to_manifest import to_manifest
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "DiskFile",
     "IoLayout",
     "Rendered",
+    "compiled",
     "compose",
     "domain_uuid",
     "facts",

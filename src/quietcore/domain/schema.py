@@ -14,6 +14,14 @@ _SKELETON: Final = "<domain type='kvm'><name>x</name><memory>1</memory><os><type
 """The least that the schema accepts as a domain; single sections are tried in it."""
 
 
+def compiled(path: str) -> etree.RelaxNG:
+    """libvirt's schema in a file; lxml reads it and its neighbours itself. Raises OSError where the file or a neighbour is missing."""
+    try:
+        return etree.RelaxNG(file=path)
+    except etree.RelaxNGParseError as err:
+        raise OSError(f"{path}: {err}") from err
+
+
 def validate(xml: str, schema: etree.RelaxNG) -> tuple[Problem, ...]:
     """Every element that the schema does not accept; empty when the XML is valid.
 

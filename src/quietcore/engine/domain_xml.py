@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Final
 
 from quietcore import images
-from quietcore.domain import ARCHITECTURES, Build, DiskFile, Rendered, compose
+from quietcore.domain import ARCHITECTURES, Build, DiskFile, Rendered, compiled, compose, validate
 from quietcore.engine.identity import uuid_of
 from quietcore.engine.world import World
 from quietcore.errors import Problem
 from quietcore.host.threads import status_field
 from quietcore.model import Machine, Plan, VmSpec
 
+SCHEMA: Final = "/usr/share/libvirt/schemas/domain.rng"
 _CAP_SYS_RESOURCE: Final = 24
 _DESCRIPTORS: Final = "/usr/share/qemu/firmware"
 """Where firmware packages say what they hold (QEMU's docs/interop/firmware.json); libvirt chooses by them."""
@@ -33,6 +34,13 @@ def preview(world: World, machine: Machine, spec: VmSpec, plan: Plan) -> Rendere
     kernel = str(directory / boot.kernel_path.lstrip("/")) if boot else ""
     initrd = str(directory / boot.initrd_path.lstrip("/")) if boot and boot.initrd_path else ""
     return compose(spec, plan, replace(_build(world, machine, spec), disks=disks, kernel=kernel, initrd=initrd))
+
+
+def against_schema(world: World, xml: str) -> tuple[Problem, ...]:
+    """Each element that the installed libvirt's own schema does not accept; nothing where no schema is installed."""
+    if not world.fs.exists(SCHEMA):
+        return ()
+    return validate(xml, compiled(str(world.fs.path(SCHEMA))))
 
 
 def _build(world: World, machine: Machine, spec: VmSpec) -> Build:

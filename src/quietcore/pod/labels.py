@@ -13,7 +13,7 @@ MEMLOCK: Final = "quietcore.io/memlock"
 MEANINGS: Final = {
     STRATEGY: "the strategy in force",
     CPU_QUOTA: "`max`: on cgroup v2 the vCPU threads stay below `compute`, where the kubelet writes a CPU quota for every fractional "
-    "limit; it would throttle them to a few per cent, so the node lifts it before the guest runs, and the shared work is bounded by its weight",
+    "limit; it would throttle them to a few per cent, so the node lifts it before the guest runs, and shared work is bounded by weight",
     TOPOLOGY_SCOPE: "`pod`: the CPUs stand on the placeholder and the memory on `compute`, so that only the pod scope of the Topology "
     "Manager can align them",
     MEMLOCK: "`unlimited`: the guest's memory is locked and the launcher has no CAP_IPC_LOCK, so the node raises QEMU's limit",
