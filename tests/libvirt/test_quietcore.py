@@ -18,6 +18,8 @@ from tests.prerequisites import need_programs, need_root
 
 pytestmark = pytest.mark.libvirt
 
+ONE, TWO = f"one-{os.getpid()}", f"two-{os.getpid()}"
+"""Names of this run: the kernel's cgroups are one for all who test on a host."""
 PROJECT = Path(__file__).parents[2]
 MANIFEST = """\
 apiVersion: kubevirt.io/v1
@@ -41,13 +43,13 @@ spec:
 """
 
 
-def vmi(folder, name="one", *, cores=1, dedicated="true"):
+def vmi(folder, name=ONE, *, cores=1, dedicated="true"):
     path = folder / f"{name}-{cores}.yaml"
     path.write_text(MANIFEST.format(kind="VirtualMachineInstance", name=name, cores=cores, dedicated=dedicated))
     return path
 
 
-def first_vcpu(program, name="one"):
+def first_vcpu(program, name=ONE):
     return program.json("describe", name)["vcpus"][0]["tid"]
 
 
@@ -61,16 +63,16 @@ def move_away(tid):
 
 def test_the_quickstart_story(quietcore, tmp_path):
     manifest = vmi(tmp_path)
-    assert quietcore("run", "-f", manifest) == "vm/one created\n"
-    assert quietcore("run", "-f", manifest) == "vm/one unchanged\n"
+    assert quietcore("run", "-f", manifest) == f"vm/{ONE} created\n"
+    assert quietcore("run", "-f", manifest) == f"vm/{ONE} unchanged\n"
     assert quietcore("diff", "-f", manifest) == ""
-    quietcore("verify", "one")
-    seen = quietcore.json("describe", "one")
+    quietcore("verify", ONE)
+    seen = quietcore.json("describe", ONE)
     pcpu = seen["vcpus"][0]["pcpu"]
     places = {thread["role"].split()[0]: thread["allowed"]["cpus"] for thread in seen["threads"]}
     assert places["vcpu"] == [pcpu]
     assert all(pcpu not in thread["allowed"]["cpus"] for thread in seen["threads"] if thread["vcpu"] is None)
-    assert quietcore.domains() == ["default_one"]
+    assert quietcore.domains() == [f"default_{ONE}"]
 
 
 def test_a_vcpu_thread_moved_by_hand_is_named_and_put_back(quietcore, tmp_path):
@@ -78,12 +80,12 @@ def test_a_vcpu_thread_moved_by_hand_is_named_and_put_back(quietcore, tmp_path):
     quietcore("run", "-f", manifest)
     tid = first_vcpu(quietcore)
     move_away(tid)
-    found = quietcore.json("verify", "one", expect=1)
+    found = quietcore.json("verify", ONE, expect=1)
     errors = [finding for finding in found["findings"] if finding["severity"] == "error"]
     assert errors
     assert all(finding["subject"]["id"].startswith(f"{tid} ") for finding in errors)
-    assert quietcore("apply", "-f", manifest) == "vm/one repaired\n"
-    quietcore("verify", "one")
+    assert quietcore("apply", "-f", manifest) == f"vm/{ONE} repaired\n"
+    quietcore("verify", ONE)
 
 
 def test_what_does_not_fit_leaves_nothing(quietcore, tmp_path):
@@ -102,10 +104,10 @@ def test_a_vm_that_libvirt_refuses_is_undone(quietcore, tmp_path):
 
 
 def test_a_shared_vm_makes_room_for_a_dedicated_one(quietcore, tmp_path):
-    quietcore("run", "-f", vmi(tmp_path, "two", dedicated="false"))
+    quietcore("run", "-f", vmi(tmp_path, TWO, dedicated="false"))
     quietcore("run", "-f", vmi(tmp_path))
-    pcpu = quietcore.json("describe", "one")["vcpus"][0]["pcpu"]
-    assert all(pcpu not in thread["allowed"]["cpus"] for thread in quietcore.json("describe", "two")["threads"])
+    pcpu = quietcore.json("describe", ONE)["vcpus"][0]["pcpu"]
+    assert all(pcpu not in thread["allowed"]["cpus"] for thread in quietcore.json("describe", TWO)["threads"])
     quietcore("verify")
 
 
@@ -113,22 +115,22 @@ def test_vms_outlive_a_restart_of_libvirtd(quietcore, tmp_path, libvirt_daemon):
     quietcore("run", "-f", vmi(tmp_path))
     before = first_vcpu(quietcore)
     libvirt_daemon.stop()
-    error = quietcore.json("verify", "one", expect=5)
+    error = quietcore.json("verify", ONE, expect=5)
     assert "cannot connect" in error["errors"][0]["message"]
     libvirt_daemon.start()
-    quietcore("verify", "one")
+    quietcore("verify", ONE)
     assert first_vcpu(quietcore) == before
 
 
 def test_a_guest_that_was_ended_from_outside_is_reported_and_its_cpu_comes_back(quietcore, tmp_path):
     quietcore("run", "-f", vmi(tmp_path))
     connection = libvirt.open(quietcore.uri)
-    connection.lookupByName("default_one").destroy()
+    connection.lookupByName(f"default_{ONE}").destroy()
     connection.close()
-    assert quietcore.json("verify", "one", expect=1)["findings"][0]["code"] == "domain-missing"
+    assert quietcore.json("verify", ONE, expect=1)["findings"][0]["code"] == "domain-missing"
     quietcore("agent", "--once")
-    assert quietcore.owners() == {"one": "stopped"}
-    quietcore("run", "-f", vmi(tmp_path, "two"))
+    assert quietcore.owners() == {ONE: "stopped"}
+    quietcore("run", "-f", vmi(tmp_path, TWO))
 
 
 def test_an_interrupt_undoes_the_start(quietcore, tmp_path):
@@ -136,7 +138,7 @@ def test_an_interrupt_undoes_the_start(quietcore, tmp_path):
     wait_for(quietcore.is_creating)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-    assert (process.returncode, quietcore.owners()) in [(130, {}), (0, {"one": "running"})]
+    assert (process.returncode, quietcore.owners()) in [(130, {}), (0, {ONE: "running"})]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -146,17 +148,17 @@ def test_a_kill_at_any_moment_loses_no_vm_and_gives_no_cpu_twice(quietcore, tmp_
     began = time.monotonic()
     quietcore("run", "-f", manifest)
     took = time.monotonic() - began
-    quietcore("delete", "one")
+    quietcore("delete", ONE)
     process = quietcore.start("run", "-f", manifest)
     time.sleep(chance.uniform(0.2, 1.0) * took)
     process.kill()
     process.communicate(timeout=60)
     quietcore("agent", "--once")
     owners = quietcore.owners()
-    assert (owners, quietcore.domains()) in [({}, []), ({"one": "running"}, ["default_one"])]
+    assert (owners, quietcore.domains()) in [({}, []), ({ONE: "running"}, [f"default_{ONE}"])]
     if owners:
-        quietcore("verify", "one")
-    assert quietcore("run", "-f", manifest) in {"vm/one created\n", "vm/one unchanged\n"}
+        quietcore("verify", ONE)
+    assert quietcore("run", "-f", manifest) in {f"vm/{ONE} created\n", f"vm/{ONE} unchanged\n"}
 
 
 def wait_for(condition, within_s=30):
@@ -197,7 +199,7 @@ def test_the_embedded_driver_needs_no_daemon(tmp_path, short_folder):
     (root / "etc/qemu.conf").write_text('user = "root"\ngroup = "root"\ncgroup_controllers = []\nnamespaces = []\nstdio_handler = "file"\n')
     program = Program(tmp_path, f"qemu:///embed?root={root}")
     program("run", "-f", vmi(tmp_path))
-    program("verify", "one")
-    assert program("run", "-f", vmi(tmp_path)) == "vm/one unchanged\n"
-    program("delete", "one")
+    program("verify", ONE)
+    assert program("run", "-f", vmi(tmp_path)) == f"vm/{ONE} unchanged\n"
+    program("delete", ONE)
     assert program.owners() == {}

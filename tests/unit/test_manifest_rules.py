@@ -204,7 +204,7 @@ def test_real_time_vcpus_need_dedicated_cpus_in_mixed_mode():
             "with strategy 'whole' the I/O threads run on the vCPUs' dedicated CPUs",
         ),
         ([("spec/tolerations", [{"key": "a"}])], "ignored: it chooses among the nodes of a cluster"),
-        ([("spec/domain/memory/maxGuest", "2Gi")], "ignored: memory is not hot-plugged"),
+        ([("spec/domain/memory/maxGuest", "2Gi")], "memory is not hot-plugged"),
     ],
 )
 def test_what_costs_something_is_warned_of(changes, words):
