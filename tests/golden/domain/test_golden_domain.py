@@ -6,6 +6,7 @@ import itertools
 import json
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 from tests.libvirt_schema import domain_schema
 from tests.vm_specs import UID
@@ -47,6 +48,7 @@ def build(spec, machine):
 @pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: file.stem)
 def test_the_manifests_pod(file, golden):
     made = launcher(spec_of(file))
+    kubernetes_validate.validate(pod.manifest(made), "1.36", strict=True)
     golden(f"pod/{file.stem}.json", as_text({"pod": encode(made), "kubernetes": pod.manifest(made)}))
 
 
