@@ -93,10 +93,14 @@ class RealtimeThreads(FakeThreads):
 
 
 class RealtimeHypervisor(FakeHypervisor):
-    """libvirt makes its groups in every hierarchy of cgroup v1."""
+    """libvirt makes its groups in every hierarchy of cgroup v1, and QEMU locks its memory where it is told to."""
+
+    lockable_kb = 1 << 20
 
     def create_paused(self, xml: str) -> DomainView:
         view = super().create_paused(xml)
+        status = self.fs.path(f"/proc/{self.pids[view.name]}/status")
+        status.write_text(f"{status.read_text()}VmLck:\t{self.lockable_kb if '<locked/>' in xml else 0} kB\n")
         if self.fs.version == 1 and not self.bare:
             made = self.fs.path(f"{self.fs.mount}/machine")
             for folder in (made, *(path for path in sorted(made.rglob("*")) if path.is_dir())):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from quietcore.errors import OperationFailed, UndoFailed
-from quietcore.model import CpuSet, VmName
+from quietcore.model import CpuSet, MemorySpec, VmName
 from tests.shell.fake_host import Faults, Killed
 from tests.shell.realtime_host import CPU, THROTTLE, RealtimeHost, fair_server, furnish, realtime
 from tests.shell.test_faults import probes, snapshot
@@ -185,6 +186,28 @@ def test_a_setting_that_somebody_switched_on_again_is_found_and_put_back(tmp_pat
     assert codes(engine, A) == [("warning", "realtime-throttled", THROTTLE)]
     assert engine.apply(realtime(), "text").result == "repaired"
     assert codes(engine, A) == []
+
+
+def locked(name: str = "a"):
+    return replace(realtime(name), memory=MemorySpec(guest_bytes=1 << 27, locked=True))
+
+
+def test_locked_memory_is_read_back(tmp_path):
+    host = RealtimeHost(tmp_path)
+    status = host.fs.path("/proc/self/status")
+    engine = host.program()
+    engine.apply(locked("b"), "text")
+    assert codes(engine, B) == [("warning", "memory-not-locked", str(host.hypervisor.pids["default_b"]))]  # nobody may lock here
+    engine.delete(B)
+    status.write_text(f"{status.read_text()}CapEff:\t{1 << 24:x}\n")
+    engine.apply(locked(), "text")
+    assert codes(engine, A) == []
+    engine.delete(A)
+    host.hypervisor.lockable_kb = 1 << 10
+    before = snapshot(host)
+    with pytest.raises(OperationFailed, match="memory-not-locked"):
+        engine.apply(locked(), "text")
+    assert snapshot(host) == before
 
 
 OPERATIONS = {

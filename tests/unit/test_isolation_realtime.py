@@ -3,12 +3,24 @@
 from fractions import Fraction
 from types import MappingProxyType
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.isolation_cases import plan
 
-from quietcore.isolation import budget_files, budget_steps, no_budget, polling_cpus, realtime_cpus, taken, throttled, unthrottling_steps
-from quietcore.model import Budget, BudgetLevel, CpuSet, MoveThread, RealtimeHost, SetValue
+from quietcore.isolation import (
+    MemoryLock,
+    budget_files,
+    budget_steps,
+    no_budget,
+    polling_cpus,
+    realtime_cpus,
+    taken,
+    throttled,
+    unlocked,
+    unthrottling_steps,
+)
+from quietcore.model import Budget, BudgetLevel, CpuSet, MemorySpec, MoveThread, RealtimeHost, SetValue
 
 SECOND = 1_000_000
 
@@ -124,3 +136,19 @@ def test_the_cpus_with_real_time_threads_are_those_of_real_time_vcpus_of_the_tim
     assert (polling_cpus(vm), realtime_cpus(vm)) == (CpuSet.of(5), CpuSet.of(4, 5, 6))
     assert realtime_cpus(plan(realtime=frozenset({1}))) == CpuSet.of(4, 5)
     assert realtime_cpus(plan()) == CpuSet()
+
+
+@pytest.mark.parametrize(
+    ("memory", "locked", "possible", "expected"),
+    [
+        (MemorySpec(guest_bytes=64, locked=True), 64, True, []),
+        (MemorySpec(guest_bytes=64, locked=True), 63, True, [("error", "at least 64 bytes locked", "63 bytes (VmLck)")]),
+        (MemorySpec(guest_bytes=64, locked=True), 0, False, [("warning", "at least 64 bytes locked", "0 bytes (VmLck)")]),
+        (MemorySpec(guest_bytes=64, locked=True, hugepage_bytes=2), 1, True, []),
+        (MemorySpec(guest_bytes=64, locked=True, hugepage_bytes=2), 0, True, [("error", "some locked memory", "0 bytes (VmLck)")]),
+        (MemorySpec(guest_bytes=64), 0, True, []),
+    ],
+)
+def test_memory_that_should_be_locked_and_is_not_is_found(memory, locked, possible, expected):
+    found = unlocked(memory, MemoryLock(pid=7, locked_bytes=locked, possible=possible))
+    assert [(one.severity, one.expected, one.actual) for one in found] == expected

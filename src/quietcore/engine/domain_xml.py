@@ -10,11 +10,10 @@ from quietcore.domain import ARCHITECTURES, Build, DiskFile, Rendered, compiled,
 from quietcore.engine.identity import uuid_of
 from quietcore.engine.world import World
 from quietcore.errors import Problem
-from quietcore.host.threads import status_field
+from quietcore.host.threads import may_lock
 from quietcore.model import Machine, Plan, VmSpec
 
 SCHEMA: Final = "/usr/share/libvirt/schemas/domain.rng"
-_CAP_SYS_RESOURCE: Final = 24
 _DESCRIPTORS: Final = "/usr/share/qemu/firmware"
 """Where firmware packages say what they hold (QEMU's docs/interop/firmware.json); libvirt chooses by them."""
 
@@ -56,7 +55,7 @@ def _build(world: World, machine: Machine, spec: VmSpec) -> Build:
         nvram=str(directory / "nvram.fd") if firmware[0] else "",
         passt=world.fs.exists("/usr/bin/passt"),
         bind_memory=len(machine.nodes) > 1,
-        may_lock_memory=_may_lock(world),
+        may_lock_memory=may_lock(world.fs),
         default_bridge=world.config.bridge,
         node_cpus={node.node: machine.cpus_of_node(node.node) for node in machine.nodes},
     )
@@ -85,9 +84,3 @@ def _firmware(world: World, *, secure: bool) -> tuple[str, str]:
     flavor = ".ms" if secure else ""
     pair = f"/usr/share/OVMF/OVMF_CODE_4M{flavor}.fd", f"/usr/share/OVMF/OVMF_VARS_4M{flavor}.fd"
     return pair if all(world.fs.exists(path) for path in pair) else ("", "")
-
-
-def _may_lock(world: World) -> bool:
-    """Whether libvirt, which runs with our rights or more, may raise QEMU's limit of locked memory (CAP_SYS_RESOURCE)."""
-    effective = status_field(world.fs.read_or("/proc/self/status", ""), "CapEff")
-    return bool(int(effective or "0", 16) >> _CAP_SYS_RESOURCE & 1)

@@ -8,7 +8,7 @@ from quietcore.engine.realtime import host_of, kernel_threads, may_invert, may_u
 from quietcore.engine.world import World
 from quietcore.errors import OperationFailed
 from quietcore.host import cgroups, irqs, threads
-from quietcore.isolation import IrqFact, verify
+from quietcore.isolation import IrqFact, MemoryLock, by_severity, unlocked, verify
 from quietcore.model import CgroupFacts, Entry, Finding, Ledger, Plan, ThreadCensus, VmName
 
 
@@ -44,7 +44,9 @@ def observe(world: World, vm: VmName, *, domain: str = "", probe_cpu: int | None
 def findings_of(world: World, entry: Entry, plan: Plan, seen: Observation, ledger: Ledger) -> tuple[Finding, ...]:
     """Check a VM against its plan, with everybody else who may run on its CPUs."""
     cpus = plan.dedicated
-    return verify(
+    locked = threads.locked_bytes(world.fs, seen.census.pid) if entry.spec.memory.locked else None
+    lock = MemoryLock(pid=seen.census.pid, locked_bytes=locked, possible=threads.may_lock(world.fs)) if locked is not None else None
+    found = verify(
         plan,
         seen.census,
         seen.facts,
@@ -56,6 +58,7 @@ def findings_of(world: World, entry: Entry, plan: Plan, seen: Observation, ledge
         may_invert=may_invert(entry),
         unthrottled=host_of(world, plan) if may_unthrottle(world, entry, plan) else None,
     )
+    return by_severity((*found, *(unlocked(entry.spec.memory, lock) if lock is not None else ())))
 
 
 def _irqs(world: World, ledger: Ledger) -> tuple[IrqFact, ...]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Final
 
 from quietcore.engine.apply import Applier
 from quietcore.engine.observe import Observation, observe
 from quietcore.engine.realtime import after_fifo, before_fifo, host_of, priority_of, raise_kernel_threads, remember
-from quietcore.engine.undo import UndoStack
 from quietcore.engine.world import World
 from quietcore.host import cgroups
 from quietcore.isolation import Isolation, isolate, mechanism_of
@@ -38,30 +36,23 @@ def settle(
     entry: Entry,
     plan: Plan,
     seen: Observation | None = None,
-    undo: UndoStack | None = None,
     *,
-    tell: Callable[[Applied], None] | None = None,
+    tell: Callable[[Applied], None] = lambda _applied: None,
 ) -> int:
     """Apply the steps of `entry.mechanism`: at start, after the shared pool changed, or as a repair. Gives the number of writes.
 
-    Every write is pushed on `undo` and told to `tell` where they are given.
+    `tell` hears every write. None needs an undo of its own: what is not the VM's alone is in the books before, and given back when the
+    VM is taken down; the rest ends with its domain.
     """
     applier = Applier(world.fs, world.control, cgroups.hierarchy(world.fs))
-
-    def wrote(applied: Applied) -> None:
-        if undo is not None:
-            undo.push("a write", partial(applier.undo, applied))
-        if tell is not None:
-            tell(applied)
-
-    total = raise_kernel_threads(world, entry, plan, wrote)  # before any vCPU may become SCHED_FIFO
+    total = raise_kernel_threads(world, entry, plan, tell)  # before any vCPU may become SCHED_FIFO
     for _ in range(_ROUNDS):
         done = 0
         for step in _steps(world, entry, plan, seen or observe(world, entry.vm, domain=entry.domain)):
             applied = applier.apply(step)
             if applied is not None:
                 done += 1
-                wrote(applied)
+                tell(applied)
         total += done
         if not done:
             break

@@ -90,7 +90,7 @@ def start(world: World, machine: Machine, ledger: Ledger, wanted: Entry) -> tupl
         entry = choose(world, ledger, entry, plan, seen)
         ledger = ledger.with_entry(entry)
         world.books.save(ledger)
-        moved = settle(world, entry, plan, seen, undo)
+        moved = settle(world, entry, plan, seen)
         entry = replace(entry, limits=(*entry.limits, *limits_of(world, entry, plan, seen.census)))
         story.tell("moved", _moved(plan, entry, moved))
         if entry.mechanism == "partition":

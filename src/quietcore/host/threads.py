@@ -17,6 +17,7 @@ _RESET_ON_FORK: Final = 0x40000000
 _NO_SETAFFINITY: Final = 0x04000000  # PF_NO_SETAFFINITY, include/linux/sched.h
 _KTHREAD: Final = 0x00200000
 _PER_CPU: Final = ("ksoftirqd/", "ktimers/", "rcuc/")
+_CAP_SYS_RESOURCE: Final = 24
 _PER_LEAF: Final = "rcub/"  # numbered by leaves of RCU's tree, each of which serves many CPUs: all of them count
 
 
@@ -81,6 +82,18 @@ def status_field(status: str, name: str) -> str:
         if line.startswith(f"{name}:"):
             return line.partition(":")[2].strip()
     return ""
+
+
+def may_lock(fs: HostFs) -> bool:
+    """Whether libvirt, which runs with our rights or more, may raise QEMU's limit of locked memory (CAP_SYS_RESOURCE)."""
+    effective = status_field(fs.read_or("/proc/self/status", ""), "CapEff")
+    return bool(int(effective or "0", 16) >> _CAP_SYS_RESOURCE & 1)
+
+
+def locked_bytes(fs: HostFs, pid: int) -> int | None:
+    """How much of a process's memory is locked; None where the kernel does not say."""
+    words = status_field(fs.read_or(f"/proc/{pid}/status", ""), "VmLck").split()
+    return int(words[0]) << 10 if words else None
 
 
 def census(

@@ -3,12 +3,13 @@
 from quietcore.isolation.adoption import files_back, partition_back, policies_back, threads_back, touched
 from quietcore.isolation.budgets import budget_files, budget_steps, no_budget
 from quietcore.isolation.irqs import irq_steps
+from quietcore.isolation.locking import MemoryLock, unlocked
 from quietcore.isolation.moving import move_order, moved_vcpus, moving_steps, narrowed
 from quietcore.isolation.realtime import inversions, is_below, polling_cpus, raising_steps, realtime_cpus
 from quietcore.isolation.steps import Isolation, isolate, mechanism_of, refreshed, released
 from quietcore.isolation.targets import HOUSEKEEPING, partition_cpus
 from quietcore.isolation.throttling import FAIR_SERVERS, THROTTLE, fair_server_file, taken, throttled, unthrottling_steps
-from quietcore.isolation.verify import ForeignTask, IrqFact, verify
+from quietcore.isolation.verify import ForeignTask, IrqFact, by_severity, verify
 
 __all__ = [
     "FAIR_SERVERS",
@@ -17,8 +18,10 @@ __all__ = [
     "ForeignTask",
     "IrqFact",
     "Isolation",
+    "MemoryLock",
     "budget_files",
     "budget_steps",
+    "by_severity",
     "fair_server_file",
     "files_back",
     "inversions",
@@ -43,6 +46,7 @@ __all__ = [
     "threads_back",
     "throttled",
     "touched",
+    "unlocked",
     "unthrottling_steps",
     "verify",
 ]

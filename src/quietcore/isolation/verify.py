@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -62,6 +62,11 @@ def verify(
         *_foreign(plan, mechanism, foreign),
         *_irqs(plan, mechanism, irqs),
     )
+    return by_severity(findings)
+
+
+def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Errors first, then warnings; each kind in the order in which it was found."""
     order = {"error": 0, "warning": 1, "info": 2}
     return tuple(sorted(findings, key=lambda one: order[one.severity]))
 
