@@ -63,13 +63,11 @@ def start(world: World, machine: Machine, ledger: Ledger, wanted: Entry) -> tupl
             wanted, phase="creating", plan=plan, boot_id=world.boot_id, domain_uuid=uuid_of(wanted.spec), directory=str(directory)
         )
         before = ledger
-        undo.push("the ledger's entry", lambda: world.books.save(before))
+        undo.push("the start", lambda: _undo(world, machine, wanted.vm, before))
         ledger = ledger.with_entry(entry)
         world.books.save(ledger)
 
-        # 3. Its files and its paused domain. Undone last first: the VM goes before the others take the pool back.
-        undo.push("the shrunken shared pool", lambda: follow_pool(world, machine, before))
-        undo.push("the domain, its cgroups and files", lambda: tear_down(world, wanted.vm, before))
+        # 3. Its files and its paused domain.
         prepared = images.prepare(wanted.spec, world.store, directory, world.runner)
         follow_pool(world, machine, ledger)
         rendered = real(world, machine, wanted.spec, plan, prepared)
@@ -94,7 +92,6 @@ def start(world: World, machine: Machine, ledger: Ledger, wanted: Entry) -> tupl
         entry = replace(entry, limits=(*entry.limits, *limits_of(world, entry, plan, seen.census)))
         story.tell("moved", _moved(plan, entry, moved))
         if entry.mechanism == "partition":
-            undo.push("the interrupts", lambda: interrupts_back(world, before))
             ledger = interrupts_away(world, ledger)
 
         # 6. Read back, then let it run.
@@ -112,6 +109,14 @@ def start(world: World, machine: Machine, ledger: Ledger, wanted: Entry) -> tupl
         undo.keep()
     story.tell("running", "paused, as its start strategy says" if wanted.spec.start_paused else f"`quietcore console {wanted.vm.name}`")
     return ledger, entry
+
+
+def _undo(world: World, machine: Machine, vm: VmName, before: Ledger) -> None:
+    """Take the VM away, then give the others back what it took. The books forget it last: a command that finds it there goes on."""
+    tear_down(world, vm, before)
+    follow_pool(world, machine, before)
+    interrupts_back(world, before)
+    world.books.save(before)
 
 
 class _Story:
