@@ -77,6 +77,7 @@ class Agent:
         self._everyone: Cause | None = None
         self._everyone_at_s = 0.0
         self._newborn: dict[int, float] = {}
+        self._orphans: frozenset[orphans.Orphan] | None = None
         self._resync_at_s = 0.0
         self._retry_at_s = 0.0
         self._wait_s = _RETRY_S
@@ -266,7 +267,6 @@ class Agent:
             return
         outcomes = self._revival.run(self._failed)
         self._ended, self._failed = None, frozenset()
-        self._free_orphans()
         for outcome in outcomes:
             if outcome.refusal is None:
                 self._due.setdefault(outcome.vm, Cause(at_s=now, by="ledger"))
@@ -302,11 +302,15 @@ class Agent:
         return now < known.left_alone_until_s
 
     def _free_orphans(self) -> None:
-        if not orphans.find(self.world, self.state.ledger):
+        """Those of the first look at once, before any CPU is handed out; later only what was one already at the look before."""
+        found = frozenset(orphans.find(self.world, self.state.ledger))
+        known, self._orphans = self._orphans, found
+        if not (found if known is None else found & known):
             return
         with self.world.books.locked(_LOCK_WAIT_S):
             ledger, _machine = self.state.fresh()
-            for orphan in orphans.free(self.world, orphans.find(self.world, ledger)):
+            still = orphans.find(self.world, ledger)
+            for orphan in orphans.free(self.world, tuple(one for one in still if known is None or one in known)):
                 self.log.add("orphan-freed", group=orphan.group, cpus=str(orphan.cpus))
 
     def _move_interrupts(self) -> None:

@@ -13,14 +13,14 @@ from quietcore.model import CpuSet, Ledger, Machine
 
 
 class HostState:
-    """A cache for looks that change nothing; whoever changes something takes the lock and calls `fresh`."""
+    """A cache; whoever changes something takes the lock first and calls `fresh`."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._stamp: tuple[int, int, int] | None = None
         self._ledger = Ledger()
-        self._machine: Machine | None = None
-        self._machine_key: object = None
+        self._machine: tuple[object, Ledger, Machine] | None = None
+        self._shared: tuple[Machine, Ledger, CpuSet] | None = None
         self.cpus = cpus.read(world.fs)
 
     @property
@@ -36,22 +36,27 @@ class HostState:
         return self._ledger
 
     def fresh(self) -> tuple[Ledger, Machine]:
-        """The ledger as it is on disk now, and the machine for it. The caller holds the lock."""
-        self._stamp = None
-        ledger = self.ledger
+        """The ledger and the machine as they are now. The caller holds the lock."""
         self.cpus = cpus.read(self._world.fs)
+        ledger = self.ledger
         return ledger, self.machine(ledger)
 
     def machine(self, ledger: Ledger) -> Machine:
-        """The machine; read again when CPUs came or went or their owners changed."""
-        key = (self.cpus.key, ledger.owned)
-        if self._machine is None or key != self._machine_key:
-            self._machine, self._machine_key = read_machine(self._world.fs, owned=ledger.owned), key
-        return self._machine
+        """The machine; read again when CPUs came or went or the books changed."""
+        key, known = self.cpus.key, self._machine
+        if known is None or known[0] != key or known[1] is not ledger:
+            if known is not None and known[0] == key and known[1].owned == ledger.owned:
+                self._machine = (key, ledger, known[2])
+                return known[2]
+            known = self._machine = (key, ledger, read_machine(self._world.fs, owned=ledger.owned))
+        return known[2]
 
     def shared(self, ledger: Ledger) -> CpuSet:
         """The shared pool."""
-        return shared_pool(self._world, self.machine(ledger), ledger)
+        machine, known = self.machine(ledger), self._shared
+        if known is None or known[0] is not machine or known[1] is not ledger:
+            known = self._shared = (machine, ledger, shared_pool(self._world, machine, ledger))
+        return known[2]
 
     def look_at_cpus(self) -> bool:
         """Read which CPUs there are; True when that changed."""

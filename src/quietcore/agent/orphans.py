@@ -67,25 +67,27 @@ def _candidates(world: World, ledger: Ledger, active: frozenset[str]) -> tuple[O
 
 
 def free(world: World, orphans: tuple[Orphan, ...]) -> tuple[Orphan, ...]:
-    """Give their CPUs back and remove what is empty; gives those that were freed. The caller holds the lock."""
+    """Remove what is empty and give its CPUs back; gives those that were freed. The caller holds the lock."""
     tree = cgroups.hierarchy(world.fs)
     applier = Applier(world.fs, world.control, tree)
-    freed = []
-    for orphan in orphans:
-        folder = f"{tree.mount}{orphan.group}"
-        if orphan.whole:
-            with suppress(OSError):  # busy for a moment longer: its claim is taken back all the same
-                world.fs.rmdir(folder)
-        try:
-            if world.fs.exists(f"{folder}/cpuset.cpus.exclusive"):
-                rest = _cpus(world, tree, orphan.group) - orphan.cpus
-                if world.fs.read_or(f"{folder}/cpuset.cpus.partition", "member").strip() != "member" and orphan.whole:
-                    applier.apply(SetValue(path=f"{folder}/cpuset.cpus.partition", value="member"))
-                applier.apply(SetValue(path=f"{folder}/cpuset.cpus.exclusive", value=str(rest), readback="cpus"))
-        except OperationFailed:
-            continue
-        freed.append(orphan)
-    return tuple(freed)
+    return tuple(orphan for orphan in orphans if _freed(world, tree, applier, orphan))
+
+
+def _freed(world: World, tree: Hierarchy, applier: Applier, orphan: Orphan) -> bool:
+    folder = f"{tree.mount}{orphan.group}"
+    if orphan.whole:
+        with suppress(OSError):  # busy for a moment longer: its claim is taken back all the same
+            world.fs.rmdir(folder)
+            return True
+    rest = _cpus(world, tree, orphan.group) - orphan.cpus
+    steps = [SetValue(path=f"{folder}/cpuset.cpus.exclusive", value=str(rest), readback="cpus")] if orphan.cpus else []
+    if orphan.whole and orphan.cpus:
+        steps.insert(0, SetValue(path=f"{folder}/cpuset.cpus.partition", value="member"))
+    try:
+        done = [applier.apply(step) for step in steps]
+    except OperationFailed:
+        return False
+    return any(one is not None for one in done)
 
 
 def _below(world: World, tree: Hierarchy, group: str) -> list[Orphan]:

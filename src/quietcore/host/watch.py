@@ -84,18 +84,18 @@ class Inotify:
         return frozenset(self._watches)
 
     def watch(self, path: str) -> bool:
-        """Watch a file or directory; False where there is none or the user's watches are used up."""
+        """Watch a file or directory; False where it is there and cannot be watched (the user's watches are used up)."""
         if path in self._watches:
             return True
         real = os.fsencode(self._fs.path(path))
         watch = self._libc.inotify_add_watch(self._descriptor, real, _ONLY)
         if watch < 0:
-            return False
+            return ctypes.get_errno() == errno.ENOENT
         self._paths[watch], self._watches[path] = path, watch
         return True
 
     def keep(self, paths: Iterable[str]) -> frozenset[str]:
-        """Watch exactly these paths; gives those that cannot be watched."""
+        """Watch exactly these paths, as far as they are there; gives those that cannot be watched."""
         wanted = frozenset(paths)
         for path in sorted(self.watched - wanted):
             watch = self._watches.pop(path)

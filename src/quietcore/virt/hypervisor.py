@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final, Literal, TypeAlias, TypeVar
@@ -179,7 +180,7 @@ class LibvirtHypervisor:
 
         connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, on_life, None)
         connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_TUNABLE, on_tuning, None)
-        if not self.embedded:
+        with suppress(libvirt.libvirtError):  # a driver in this process has no connection that could break
             connection.registerCloseCallback(on_close, None)
             connection.setKeepAlive(_ALIVE_EVERY_S, _ALIVE_MISSES)
 
