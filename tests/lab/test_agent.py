@@ -32,6 +32,14 @@ class Agent:
     def expect(self, word, *parts):
         eventually(lambda: self.told(word, *parts), f"no {word} {parts}: {self.log.read_text()}")
 
+    def until(self, what, message):
+        """As `eventually`, with what the agent said in the message."""
+        try:
+            eventually(what, message)
+        except AssertionError:
+            vms = product.quietcore("verify")
+            raise AssertionError(f"{message}: {self.log.read_text()}{vms.out}{vms.err}") from None
+
     def end(self):
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
@@ -81,7 +89,7 @@ def test_a_vcpu_thread_that_leaves_for_any_group_is_put_back_at_once(run, agent)
     home = vm.group_of_vcpu(0)
     Cgroup(home.path.parent / "emulator").set("cgroup.threads", vm.vcpu_tids[0])
     agent.expect("drift-repaired", "vCPU 0", "by=file")
-    eventually(lambda: vm.group_of_vcpu(0) == home and in_place(vm) and sound("moved"), "it stays away")
+    agent.until(lambda: vm.group_of_vcpu(0) == home and in_place(vm) and sound("moved"), "it stays away")
     care = product.RunningVm.of("moved").described["agent"]
     assert care["lastReactionSeconds"] > 0
 
@@ -91,14 +99,14 @@ def test_a_partition_that_becomes_invalid_is_made_again(run, agent):
     group = vm.group_of_vcpu(0)
     Cgroup(group.path.parent).set("cpuset.cpus.exclusive", vm.pcpus[1])
     agent.expect("drift-repaired", "cpuset.cpus.exclusive")
-    eventually(lambda: group.get("cpuset.cpus.partition") == "isolated" and in_place(vm) and sound("invalid"), "it stays invalid")
+    agent.until(lambda: group.get("cpuset.cpus.partition") == "isolated" and in_place(vm) and sound("invalid"), "it stays invalid")
 
 
 def test_a_quota_is_lifted_at_once(run, agent):
     vm = run("quota", topology=(1, 2, 1))
     vm.group_of_vcpu(0).set("cpu.max", "20000 100000")
     agent.expect("drift-repaired", "cpu.max", "by=file")
-    eventually(lambda: vm.group_of_vcpu(0).get("cpu.max").startswith("max") and sound("quota"), "the quota stays")
+    agent.until(lambda: vm.group_of_vcpu(0).get("cpu.max").startswith("max") and sound("quota"), "the quota stays")
 
 
 def test_a_cpu_that_goes_offline_is_told_and_its_vcpu_is_put_back_when_it_returns(run, agent):
@@ -106,7 +114,7 @@ def test_a_cpu_that_goes_offline_is_told_and_its_vcpu_is_put_back_when_it_return
     with restored(CPUS / f"cpu{vm.pcpus[1]}/online") as switch:
         write(switch, "0")
         agent.expect("finding", "cpu-offline", f"cpu {vm.pcpus[1]}")
-    eventually(lambda: in_place(vm) and sound("offline"), "it does not return")
+    agent.until(lambda: in_place(vm) and sound("offline"), "it does not return")
 
 
 def test_smt_that_is_switched_off_is_told(run, agent):
@@ -115,7 +123,7 @@ def test_smt_that_is_switched_off_is_told(run, agent):
         write(switch, "off")
         agent.expect("finding", "smt-changed")
         agent.expect("finding", "cpu-offline")
-    eventually(lambda: in_place(vm) and sound("siblings"), "it does not return")
+    agent.until(lambda: in_place(vm) and sound("siblings"), "it does not return")
 
 
 def test_a_vcpu_that_is_plugged_in_gets_a_cpu_and_gives_it_back(run, agent, hypervisor):
@@ -123,7 +131,7 @@ def test_a_vcpu_that_is_plugged_in_gets_a_cpu_and_gives_it_back(run, agent, hype
     domain = hypervisor.lookupByName("default_plugged")
     domain.setVcpusFlags(2, 1)  # VIR_DOMAIN_AFFECT_LIVE
     agent.expect("vcpu-plugged-in", "vcpu=1")
-    eventually(lambda: len(product.RunningVm.of("plugged").dedicated) == 2 and sound("plugged"), "it has no CPU")
+    agent.until(lambda: len(product.RunningVm.of("plugged").dedicated) == 2 and sound("plugged"), "it has no CPU")
     more = product.RunningVm.of("plugged")
     assert in_place(more)
     assert vm.dedicated < more.dedicated
@@ -145,7 +153,7 @@ def test_orphaned_claims_are_freed_before_anything_starts(hypervisor, tmp_path):
     running = Agent(tmp_path)
     try:
         assert running.told("orphan-freed", "cpus=6-7")
-        eventually(lambda: read(CGROUP_ROOT / "cpuset.cpus.isolated") == "", "the CPUs stay away")
+        running.until(lambda: read(CGROUP_ROOT / "cpuset.cpus.isolated") == "", "the CPUs stay away")
         assert not stale.path.exists()
         assert stale_parent.get("cpuset.cpus.exclusive") == ""
     finally:
@@ -157,22 +165,22 @@ def test_the_units_start_in_order_and_keep_the_cpuset_controller(hypervisor):
     del hypervisor
     product.configure(AGENT)
     etc = Path("/etc/systemd/system")
+    early = "[Unit]\nDefaultDependencies=no"  # the lab never reaches basic.target, and its libvirtd is no unit
     for unit in UNITS.glob("*.service"):
-        (etc / unit.name).write_text(unit.read_text())
-    override = etc / "quietcore-agent.service.d"
-    override.mkdir()
-    command = f"{sys.executable} -m quietcore agent"
-    environment = f"Environment=PYTHONPATH={Path(__file__).parents[2] / 'src'}"
-    (override / "here.conf").write_text(
-        f"[Unit]\nWants=\nWants=quietcore-vms.service\n[Service]\nExecStart=\nExecStart={command}\n{environment}\n"
-    )
+        (etc / unit.name).write_text(unit.read_text().replace("[Unit]", early).replace("Wants=libvirtd.socket", "Wants="))
+    here = etc / "quietcore-agent.service.d" / "here.conf"
+    here.parent.mkdir()
+    source = Path(__file__).parents[2] / "src"
+    here.write_text(f"[Service]\nExecStart=\nExecStart={sys.executable} -m quietcore agent\nEnvironment=PYTHONPATH={source}\n")
     subprocess.run(["systemctl", "daemon-reload"], check=True)
     try:
-        subprocess.run(["systemctl", "start", "quietcore-agent.service"], check=True)
+        started = subprocess.run(["timeout", "60", "systemctl", "start", "quietcore-agent.service"], check=False)
+        said = subprocess.run(["systemctl", "status", "--no-pager", "-n", "50", "quietcore-*"], capture_output=True, text=True, check=False)
+        assert started.returncode == 0, said.stdout
         for unit in ("quietcore-agent", "quietcore-vms"):
             assert subprocess.run(["systemctl", "is-active", unit], capture_output=True, text=True, check=True).stdout == "active\n"
         assert product.quietcore("get", "vms", "-o", "json").value["items"] == []
-        subprocess.run(["systemd-run", "--quiet", "--wait", "-p", "Delegate=yes", "true"], check=True)
+        subprocess.run(["systemd-run", "--quiet", "--wait", "-p", "Delegate=yes", "-p", "DefaultDependencies=no", "true"], check=True)
         subprocess.run(["systemctl", "daemon-reload"], check=True)
         assert "cpuset" in Cgroup(CGROUP_ROOT).get("cgroup.subtree_control").split()
         assert "cpuset" in Cgroup(CGROUP_ROOT / "machine.slice").get("cgroup.subtree_control").split()
