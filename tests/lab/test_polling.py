@@ -1,0 +1,129 @@
+"""A guest that polls at real-time priority takes its CPU for good; the host around it has to go on working.
+
+The guest is a boot sector that says P on its serial port and then loops with interrupts off. Its priority is above what the kernel
+gives its own per-CPU threads at boot, so without them being raised each of these operations would wait for ever.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lab import product
+from lab.inside import allowed, eventually, read, run_time_ns
+from quietcore.model import CpuSet
+
+pytestmark = pytest.mark.lab
+PRIORITY = 10
+LIMIT_S = 240
+"""How long one operation may take before it counts as hung. The lab's CPUs are emulated on shared cores: no measure of anything."""
+
+BOOT_SECTOR = bytes([0xBA, 0xF8, 0x03, 0xB0, ord("P"), 0xEE, 0xFA, 0xEB, 0xFE])  # mov dx,3f8h; mov al,'P'; out dx,al; cli; jmp $
+DISK = Path("/var/tmp/polling.img")
+THROTTLE = Path("/proc/sys/kernel/sched_rt_runtime_us")
+FAIR_SERVERS = Path("/sys/kernel/debug/sched/fair_server")
+TRACE = Path("/sys/kernel/tracing/instances/polling")
+PER_CPU = ("ksoftirqd", "rcuc", "ktimers")
+
+
+@pytest.fixture(params=["the kernel's safeties are on", "the kernel's safeties are off"])
+def polling(request, hypervisor, tmp_path):
+    """A VM of two vCPUs, of which vCPU 0 polls as SCHED_FIFO 10; afterwards the host is as before."""
+    off = request.param.endswith("off")
+    product.configure(f"{product.HERE}[realtime]\nallow_host_settings = {str(off).lower()}\n")
+    before = host_state()
+    DISK.write_bytes(BOOT_SECTOR.ljust(510, b"\0") + b"\x55\xaa" + bytes((1 << 20) - 512))
+    file = tmp_path / "polling.yaml"
+    file.write_text(manifest("polling"))
+    answer = product.quietcore("run", "-f", str(file), "-o", "json")
+    assert answer.code == 0, answer.err + answer.out
+    vm = product.RunningVm.of("polling")
+    try:
+        console = Path("/var/lib/quietcore/vms/default_polling/console.log")
+        eventually(lambda: "P" in console.read_text(errors="replace"), "the guest does not reach its loop")
+        yield vm, off
+    finally:
+        assert product.quietcore("delete", "polling", "--now").code == 0
+        DISK.unlink()
+    assert host_state() == before
+    assert hypervisor.listAllDomains() == []
+
+
+def manifest(name):
+    shape = json.loads(
+        product.manifest(
+            name,
+            topology=(1, 2, 1),
+            hugepages=True,
+            cpu={"numa": {"guestMappingPassthrough": {}}, "realtime": {"mask": "0-1,^1"}},
+        )
+    )
+    shape["metadata"]["annotations"] = {"quietcore.io/realtime-priority": str(PRIORITY)}
+    shape["spec"]["domain"]["devices"]["disks"] = [{"name": "boot", "disk": {"bus": "virtio"}}]
+    shape["spec"]["volumes"] = [{"name": "boot", "hostDisk": {"path": str(DISK), "type": "Disk"}}]
+    return json.dumps(shape)
+
+
+def host_state():
+    """What a real-time VM changes of the host: throttling, fair servers, the kernel's own threads of every CPU."""
+    files = [THROTTLE, *sorted(FAIR_SERVERS.glob("cpu*/runtime"))]
+    return {str(file): read(file) for file in files} | kernel_threads(CpuSet.range(os.cpu_count() or 1))
+
+
+def kernel_threads(cpus):
+    names = {f"{name}/{cpu}" for cpu in cpus for name in PER_CPU}
+    tids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and read(path / "comm") in names]
+    return {read(f"/proc/{tid}/comm"): (os.sched_getscheduler(tid), os.sched_getparam(tid).sched_priority) for tid in tids}
+
+
+def completes(*command):
+    """Run a program of its own, so that one that hangs in the kernel is seen from outside."""
+    done = subprocess.run(command, timeout=LIMIT_S, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_host_goes_on_working_beside_a_polling_real_time_vcpu(polling, tmp_path):
+    vm, off = polling
+    tid, cpu = vm.vcpu_tids[0], vm.pcpus[0]
+    assert (os.sched_getscheduler(tid), os.sched_getparam(tid).sched_priority) == (os.SCHED_FIFO, PRIORITY)
+    assert os.sched_getscheduler(vm.vcpu_tids[1]) == os.SCHED_OTHER
+    assert {priority for _, priority in kernel_threads([cpu]).values()} == {PRIORITY + 1}
+    assert (read(THROTTLE) == "-1", read(FAIR_SERVERS / f"cpu{cpu}/runtime") == "0") == (off, off)
+    assert any("fair server" in limit for limit in vm.described["limits"]) != off
+    ran = run_time_ns(tid)
+
+    completes("sh", "-c", "echo 1 > /proc/sys/vm/drop_caches")
+    completes("modprobe", "dummy")
+    completes("modprobe", "-r", "dummy")
+    enable = TRACE / "events/sched/sched_switch/enable"
+    completes("sh", "-c", f"mkdir {TRACE} && echo 1 > {enable} && echo 0 > {enable} && rmdir {TRACE}")
+    second = tmp_path / "second.yaml"
+    second.write_text(product.manifest("second", topology=(1, 2, 1)))
+    assert product.quietcore("run", "-f", str(second)).code == 0
+    assert product.RunningVm.of("second").dedicated.isdisjoint(vm.dedicated)
+    assert product.quietcore("delete", "second", "--now").code == 0
+
+    eventually(lambda: run_time_ns(tid) > ran, "the polling vCPU does not run")
+    answer = product.quietcore("verify", "polling", "-o", "json")
+    assert [one for one in answer.value["findings"] if one["severity"] != "info"] == []
+
+
+def test_its_memory_is_locked_and_no_other_thread_may_use_its_cpus(polling):
+    vm, _ = polling
+    (locked,) = (int(line.split()[1]) for line in read(f"/proc/{vm.pid}/status").splitlines() if line.startswith("VmLck:"))
+    assert locked > 0
+    assert all(allowed(tid).isdisjoint(vm.dedicated) for tid in vm.other_tids)  # also the thread that preallocated the hugepages
+
+
+def test_a_kernel_thread_that_somebody_lowered_is_found_and_raised_again(polling, tmp_path):
+    vm, _ = polling
+    (tid,) = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and read(path / "comm") == f"rcuc/{vm.pcpus[0]}")
+    os.sched_setscheduler(tid, os.SCHED_FIFO, os.sched_param(1))
+    answer = product.quietcore("verify", "polling", "-o", "json")
+    found = [(one["code"], one["severity"], one["subject"]["id"]) for one in answer.value["findings"] if one["severity"] == "error"]
+    assert (answer.code, found) == (1, [("priority-inversion", "error", f"{tid} (rcuc/{vm.pcpus[0]})")])
+    assert product.quietcore("run", "-f", str(tmp_path / "polling.yaml")).code == 0
+    assert os.sched_getparam(tid).sched_priority == PRIORITY + 1
+    assert product.quietcore("verify", "polling").code == 0
