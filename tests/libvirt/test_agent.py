@@ -11,7 +11,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from tests.libvirt.test_quietcore import Program, move_away, vmi
+from tests.libvirt.test_quietcore import ONE, Program, move_away, vmi
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(180)]
 POWER_OFF = bytes.fromhex("b486b91e00ba8084cd15ba0406b80020effaf4ebfd")
@@ -120,16 +120,16 @@ def eventually(question, within_s=30):
 def test_a_vcpu_thread_that_is_moved_by_hand_is_put_back(quietcore, agent, tmp_path):
     running = agent()
     quietcore("run", "-f", vmi(tmp_path))
-    before = quietcore.json("describe", "one")
+    before = quietcore.json("describe", ONE)
     move_away(before["vcpus"][0]["tid"])
     running.wait_for("drift-repaired")
-    eventually(lambda: quietcore.json("describe", "one")["threads"] == before["threads"])
-    quietcore("verify", "one")
-    care = quietcore.json("describe", "one")["agent"]
+    eventually(lambda: quietcore.json("describe", ONE)["threads"] == before["threads"])
+    quietcore("verify", ONE)
+    care = quietcore.json("describe", ONE)["agent"]
     assert care["repairs"] >= 1
     if Path("/sys/fs/cgroup/cpuset/tasks").exists():  # the move through a file is an event
         assert care["maxReactionSeconds"] >= care["lastReactionSeconds"] >= 0
-        assert "reaction last" in quietcore("describe", "one")
+        assert "reaction last" in quietcore("describe", ONE)
 
 
 def test_the_command_line_prints_the_same_with_and_without_an_agent(quietcore, agent, tmp_path):
@@ -138,13 +138,13 @@ def test_the_command_line_prints_the_same_with_and_without_an_agent(quietcore, a
     commands = [
         ("get", "vms", "-o", "wide"),
         ("get", "vms", "-o", "json"),
-        ("verify", "one"),
-        ("describe", "one", "-o", "json"),
+        ("verify", ONE),
+        ("describe", ONE, "-o", "json"),
         ("delete", "none", "--now"),
     ]
     codes = [0, 0, 0, 0, 2]
     with_agent = [quietcore(*command, expect=code) for command, code in zip(commands, codes, strict=True)]
-    assert "Agent:" in quietcore("describe", "one")
+    assert "Agent:" in quietcore("describe", ONE)
     running.end()
     without = [quietcore(*command, expect=code) for command, code in zip(commands, codes, strict=True)]
     described, alone = json.loads(with_agent[3]), json.loads(without[3])
@@ -158,24 +158,24 @@ def test_the_command_line_prints_the_same_with_and_without_an_agent(quietcore, a
 def test_sigterm_ends_the_agent_cleanly_and_vms_run_on_and_are_known_to_the_next(quietcore, agent, tmp_path):
     running = agent()
     quietcore("run", "-f", vmi(tmp_path))
-    pid = quietcore.json("describe", "one")["pid"]
+    pid = quietcore.json("describe", ONE)["pid"]
     assert running.end() == 0
     assert running.log.read_text().splitlines()[-1].startswith("agent-stopped")
-    assert quietcore.json("describe", "one")["pid"] == pid
+    assert quietcore.json("describe", ONE)["pid"] == pid
     agent()
-    described = quietcore.json("describe", "one")
+    described = quietcore.json("describe", ONE)
     assert (described["pid"], described["phase"]) == (pid, "Running")
-    quietcore("verify", "one")
+    quietcore("verify", ONE)
 
 
 def test_an_agent_that_is_killed_loses_nothing(quietcore, agent, tmp_path):
     running = agent()
     quietcore("run", "-f", vmi(tmp_path))
     running.end(signal.SIGKILL)
-    move_away(quietcore.json("describe", "one")["vcpus"][0]["tid"])
+    move_away(quietcore.json("describe", ONE)["vcpus"][0]["tid"])
     agent()
-    quietcore("verify", "one")
-    assert quietcore.owners() == {"one": "running"}
+    quietcore("verify", ONE)
+    assert quietcore.owners() == {ONE: "running"}
 
 
 def powering_off(folder, kind="VirtualMachineInstance"):
@@ -184,14 +184,14 @@ def powering_off(folder, kind="VirtualMachineInstance"):
     is_vm = kind == "VirtualMachine"
     head = "  runStrategy: Always\n  template:\n    spec:\n      " if is_vm else "  "
     path = folder / "boot.yaml"
-    path.write_text(DISK.format(kind=kind, name="one", head=head, pad="      " if is_vm else "  ", path=disk))
+    path.write_text(DISK.format(kind=kind, name=ONE, head=head, pad="      " if is_vm else "  ", path=disk))
     return path
 
 
 def test_a_guest_that_powers_off_frees_its_cpu(quietcore, agent, tmp_path):
     agent()
     quietcore("run", "-f", powering_off(tmp_path))
-    eventually(lambda: quietcore.owners() == {"one": "stopped"})
+    eventually(lambda: quietcore.owners() == {ONE: "stopped"})
     ledger = json.loads((quietcore.state / "ledger.json").read_text())
     assert [entry["plan"] for entry in ledger["ledger"]["entries"]] == [None]
     assert quietcore.domains() == []
@@ -201,19 +201,19 @@ def test_a_vm_that_should_always_run_starts_again(quietcore, agent, tmp_path):
     running = agent()
     quietcore("run", "-f", powering_off(tmp_path, "VirtualMachine"))
     running.wait_for("started-again")
-    quietcore("delete", "one", "--now")
+    quietcore("delete", ONE, "--now")
     assert quietcore.domains() == []
 
 
 def test_a_pin_that_somebody_changes_through_libvirt_is_put_back(quietcore, agent, tmp_path, request):
     running = agent()
     quietcore("run", "-f", vmi(tmp_path))
-    before = quietcore.json("describe", "one")["threads"]
+    before = quietcore.json("describe", ONE)["threads"]
     connection = libvirt.open(quietcore.uri)
     try:
-        connection.lookupByName("default_one").pinEmulator((True, True))
+        connection.lookupByName(f"default_{ONE}").pinEmulator((True, True))
     finally:
         connection.close()
     if "libvirt's own cgroups" in request.node.name:  # else the cpuset that we made already keeps the pin from taking effect
         running.wait_for("drift-repaired")
-    eventually(lambda: quietcore.json("describe", "one")["threads"] == before)
+    eventually(lambda: quietcore.json("describe", ONE)["threads"] == before)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from tests.libvirt.test_quietcore import Program, first_vcpu, vmi
+from tests.libvirt.test_quietcore import ONE, Program, first_vcpu, vmi
 
 pytestmark = pytest.mark.libvirt
 
@@ -104,27 +104,27 @@ def test_a_running_vcpu_goes_to_the_other_cpu_and_is_never_seen_elsewhere(progra
     watcher = threading.Thread(target=watch)
     watcher.start()
     program.reserve(1)
-    moved = program.json("repin", "one", "--cpus", "0")
+    moved = program.json("repin", ONE, "--cpus", "0")
     stop.set()
     watcher.join()
     assert moved["vcpus"] == [{"vcpu": 0, "from": 1, "to": 0}]
     assert seen <= {frozenset({0}), frozenset({1})}
     assert os.sched_getaffinity(tid) == {0}
     assert first_vcpu(program) == tid
-    program("verify", "one")
-    pin = libvirt.open(program.uri).lookupByName("default_one").vcpuPinInfo()
+    program("verify", ONE)
+    pin = libvirt.open(program.uri).lookupByName(f"default_{ONE}").vcpuPinInfo()
     assert [cpu for cpu, on in enumerate(pin[0]) if on] == [0]
-    assert program("run", "-f", vmi(tmp_path)) == "vm/one unchanged\n"
+    assert program("run", "-f", vmi(tmp_path)) == f"vm/{ONE} unchanged\n"
 
 
 def test_a_dry_run_moves_nothing_and_a_wrong_list_is_refused(program, tmp_path):
     two_cpus()
     program("run", "-f", vmi(tmp_path))
     tid = first_vcpu(program)
-    refused = program.json("repin", "one", "--cpus", "0,99", expect=3)
+    refused = program.json("repin", ONE, "--cpus", "0,99", expect=3)
     assert [reason["constraint"] for reason in refused["reasons"]] == ["cpu-online", "cpu-reserved", "cpu-count"]
     program.reserve(1)
-    assert program.json("repin", "one", "--cpus", "0", "--dry-run")["outcome"] == "move"
+    assert program.json("repin", ONE, "--cpus", "0", "--dry-run")["outcome"] == "move"
     assert os.sched_getaffinity(tid) == {1}
 
 
