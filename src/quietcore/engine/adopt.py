@@ -327,14 +327,17 @@ def _file_back(world: World, applier: Applier, seen: Observation, value: SetValu
 
 
 def _remove_made(world: World, adopted: Adoption) -> None:
-    for group in reversed(adopted.made):
-        shared = group.endswith(OWN_ROOT)
+    shared = f"{cgroups.hierarchy(world.fs).mount}{OWN_ROOT}"
+    own = [group for group in adopted.made if group != shared]
+    for group in reversed(own):
         try:
             if world.fs.is_dir(group):
                 world.fs.rmdir(group)
         except OSError as err:
-            if not shared:  # other VMs still live below the shared one
-                raise OperationFailed(f"{group} cannot be removed: {err.strerror or err}") from err
+            raise OperationFailed(f"{group} cannot be removed: {err.strerror or err}") from err
+    if own and world.fs.is_dir(shared):
+        with suppress(OSError):  # other VMs still live below it
+            world.fs.rmdir(shared)
 
 
 def _started(world: World, pid: int) -> str:
