@@ -76,6 +76,7 @@ class FakeFs(HostFs):
         self.faults = faults
         self.version = version
         self.mount = V1 if version == 1 else V2
+        self.claimed: set[str] = set()  # groups that were ever told to be a partition
         self.partitions = partitions
 
     def write(self, path: str, text: str) -> None:
@@ -93,6 +94,8 @@ class FakeFs(HostFs):
                 raise OSError(errno.ENOSPC, "tasks live here", path)
             super().write(path, "")
             self.path(path).write_text(text.strip() + "\n")
+            if name == "cpuset.cpus.partition":
+                self.claimed.add(path.removeprefix(self.mount).rpartition("/")[0])
             if name.startswith("cpuset.cpus.") and self.version == 2:
                 self._judge(self.path(path).parent)
 
@@ -125,13 +128,10 @@ class FakeFs(HostFs):
         """The CPUs that tasks of a group may use: what partitions took is nobody else's."""
         if self.version == 1:
             return CpuSet.parse(self.read(f"{self.mount}{group}/cpuset.cpus"))
-        partitions = {
-            self._group_of(file): file for file in self.path(self.mount).rglob("cpuset.cpus.partition") if file.read_text() == "isolated\n"
-        }
-        if group in partitions:
-            return CpuSet.parse(partitions[group].with_name("cpuset.cpus.exclusive").read_text())
+        if self._is_partition(group):
+            return CpuSet.parse(self.read(f"{self.mount}{group}/cpuset.cpus.exclusive"))
         if group in {"", "/"}:
-            taken = (CpuSet.parse(file.with_name("cpuset.cpus.exclusive").read_text()) for file in partitions.values())
+            taken = (self.effective(one) for one in self.claimed if self._is_partition(one))
             return CpuSet.parse(self.read(f"{self.mount}/cpuset.cpus")) - union(taken)
         above = self.effective(group.rpartition("/")[0])
         return CpuSet.parse(self.read(f"{self.mount}{group}/cpuset.cpus")) & above or above
@@ -140,8 +140,8 @@ class FakeFs(HostFs):
         """The CPUs that a task's group leaves it."""
         return self.effective(self._group(tid))
 
-    def _group_of(self, file: Path) -> str:
-        return str(file.parent).removeprefix(str(self.path(self.mount)))
+    def _is_partition(self, group: str) -> bool:
+        return group in self.claimed and self.read_or(f"{self.mount}{group}/cpuset.cpus.partition", "") == "isolated\n"
 
     def furnish(self, path: str) -> None:
         files = {"cpuset.cpus": "", "cpuset.mems": "", "tasks": ""}
