@@ -121,13 +121,17 @@ def test_a_vcpu_thread_that_is_moved_by_hand_is_put_back(quietcore, agent, tmp_p
     running = agent()
     quietcore("run", "-f", vmi(tmp_path))
     before = quietcore.json("describe", ONE)
-    move_away(before["vcpus"][0]["tid"])
-    running.wait_for("drift-repaired")
-    eventually(lambda: quietcore.json("describe", ONE)["threads"] == before["threads"])
+    announced = Path("/sys/fs/cgroup/cpuset/tasks").exists()  # the move through a file is an event, and so has a reaction time
+    for _ in range(5):  # a look that came for another reason, such as the start just before, may have repaired it first
+        move_away(before["vcpus"][0]["tid"])
+        running.wait_for("drift-repaired")
+        eventually(lambda: quietcore.json("describe", ONE)["threads"] == before["threads"])
+        care = quietcore.json("describe", ONE)["agent"]
+        if not announced or care["lastReactionSeconds"] is not None:
+            break
     quietcore("verify", ONE)
-    care = quietcore.json("describe", ONE)["agent"]
     assert care["repairs"] >= 1
-    if Path("/sys/fs/cgroup/cpuset/tasks").exists():  # the move through a file is an event
+    if announced:
         assert care["maxReactionSeconds"] >= care["lastReactionSeconds"] >= 0
         assert "reaction last" in quietcore("describe", ONE)
 
