@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from fractions import Fraction
 
@@ -9,7 +10,7 @@ import pytest
 
 from quietcore.engine import Engine
 from quietcore.errors import InputError
-from quietcore.model import ClusterConfig, CpuSpec, Firmware, GuestTopology, IoThreads, MemorySpec, Realtime, VmName, VmSpec
+from quietcore.model import ClusterConfig, CpuSet, CpuSpec, Firmware, GuestTopology, IoThreads, MemorySpec, Realtime, VmName, VmSpec
 from tests.shell.fake_host import FakeHost
 
 KINDS = {
@@ -205,3 +206,20 @@ def test_a_guest_that_is_not_this_hosts_kind_is_refused_with_all_reasons_before_
         "default/a boots by EFI and this host has no EFI firmware",
     ]
     assert engine.world.books.load().entries == ()
+
+
+def test_a_vm_whose_cpu_went_offline_does_not_stop_another_from_starting(host, monkeypatch):
+    engine = host.program()
+    engine.apply(spec("a"), "text")
+    host.fs.path("/sys/devices/system/cpu/online").write_text("0,2-3\n")
+    asked, told = host.threads.affinity, host.threads.set_affinity
+
+    def set_affinity(tid, cpus):
+        if cpus == CpuSet.of(1):
+            raise OSError(errno.EINVAL, "no such CPU is online")
+        told(tid, cpus)
+
+    monkeypatch.setattr(host.threads, "set_affinity", set_affinity)
+    monkeypatch.setattr(host.threads, "affinity", lambda tid: (asked(tid) - CpuSet.of(1)) or CpuSet.of(0))  # the kernel moves it away
+    assert engine.apply(spec("b"), "text").result == "created"
+    assert str(engine.view(VmName(name="b")).plan.dedicated) == "2"

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from quietcore.engine.apply import Applier
 from quietcore.engine.settle import settle
-from quietcore.engine.world import World
+from quietcore.engine.world import Event, World
 from quietcore.errors import OperationFailed
 from quietcore.host import cgroups, irqs
 from quietcore.isolation import irq_steps, refreshed
@@ -33,11 +33,21 @@ def current_plan(world: World, machine: Machine, ledger: Ledger, plan: Plan) -> 
 
 
 def follow_pool(world: World, machine: Machine, ledger: Ledger) -> None:
-    """Move whatever stands on the shared pool, of every running VM that is not itself on the move, to the pool of this ledger."""
+    """Move whatever stands on the shared pool, of every running VM that is not itself on the move, to the pool of this ledger.
+
+    A VM whose own CPU went offline cannot be put in its place, which is no reason to refuse another one: it is told and left to `verify`.
+    """
     running = {view.name for view in world.hypervisor.domains()}
     for entry in ledger.entries:
-        if entry.plan is not None and entry.moving is None and entry.phase == "running" and entry.domain in running:
+        if entry.plan is None or entry.moving is not None or entry.phase != "running" or entry.domain not in running:
+            continue
+        offline = entry.plan.dedicated - machine.online
+        try:
             settle(world, entry, current_plan(world, machine, ledger, entry.plan))
+        except OperationFailed as err:
+            if not offline:
+                raise
+            world.report(Event(vm=entry.vm, step="left alone", detail=f"its CPUs {offline} are offline: {err}", seconds=0.0))
 
 
 def interrupts_away(world: World, ledger: Ledger) -> Ledger:
