@@ -10,6 +10,7 @@ from pathlib import Path
 import libvirt
 import pytest
 from tests.libvirt.test_quietcore import ONE, Program, first_vcpu, vmi
+from tests.prerequisites import missing
 
 pytestmark = pytest.mark.libvirt
 
@@ -87,7 +88,7 @@ def _cmdline(entry):
 
 def two_cpus():
     if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("needs two CPUs")
+        missing("needs two CPUs")
 
 
 def test_a_running_vcpu_goes_to_the_other_cpu_and_is_never_seen_elsewhere(program, tmp_path):
