@@ -60,7 +60,7 @@ def foreign(libvirt_uri):
 
 
 def threads_of(domain):
-    """Each thread's CPUs, policy and cpuset, and the text of every cpuset file of the domain's groups."""
+    """Each thread's CPUs, policy and groups, and the text of every cpuset file of the domain's groups."""
     pid = next(
         int(entry.name)
         for entry in Path("/proc").iterdir()
@@ -71,9 +71,10 @@ def threads_of(domain):
         comm = Path(f"/proc/{pid}/task/{tid}/comm").read_text().strip()
         if "worker" in comm:
             continue  # comes and goes
-        group = next((line for line in Path(f"/proc/{pid}/task/{tid}/cgroup").read_text().splitlines() if ":cpuset:" in line), "")
-        found[tid] = (comm, sorted(os.sched_getaffinity(tid)), os.sched_getscheduler(tid), group)
-    homes = {group.rpartition(":")[2] for *_, group in found.values() if group.rpartition(":")[2] != "/"}
+        groups = Path(f"/proc/{pid}/task/{tid}/cgroup").read_text()
+        found[tid] = (comm, sorted(os.sched_getaffinity(tid)), os.sched_getscheduler(tid), groups)
+    groups = [line.rpartition(":")[2] for *_, text in found.values() for line in text.splitlines() if ":cpuset:" in line]
+    homes = {group for group in groups if group != "/"}
     root = Path("/sys/fs/cgroup/cpuset")
     files = {home: (root / home.lstrip("/") / "cpuset.cpus").read_text() for home in homes if (root / home.lstrip("/")).is_dir()}
     return found, files
@@ -145,6 +146,18 @@ def test_an_adopted_domain_gets_a_cpu_and_release_gives_back_what_was_there(prog
     assert program("release", "theirs") == "vm/theirs released\n"
     assert (threads_of(domain), domain.XMLDesc()) == (before, xml)
     assert domain.isActive()
+
+
+def test_an_adopted_domain_may_become_real_time_and_every_thread_returns_to_its_groups(program, foreign):
+    two_cpus()
+    domain = foreign()
+    before = threads_of(domain)
+    program("adopt", "Somebodys_VM", "--name", "theirs", "--realtime", "0", "--priority", "2")
+    tid = program.json("describe", "theirs")["vcpus"][0]["tid"]
+    assert (os.sched_getscheduler(tid), os.sched_getparam(tid).sched_priority) == (os.SCHED_FIFO, 2)
+    program("verify", "theirs")
+    program("release", "theirs")
+    assert threads_of(domain) == before
 
 
 def test_an_adopted_domain_that_ends_is_forgotten(program, foreign):

@@ -12,6 +12,7 @@ from quietcore.virt.events import DomainEvent
 from quietcore.virt.hypervisor import DomainView
 from tests.shell.fake_agent import Cared
 from tests.shell.fake_host import FakeHost
+from tests.shell.realtime_host import CPU, RealtimeHost, furnish
 from tests.shell.test_engine import KINDS, spec
 
 A, B = VmName(name="a"), VmName(name="b")
@@ -115,6 +116,21 @@ def test_a_quota_that_is_not_ours_to_lift_is_reported_once(tmp_path):
     assert cared.settle(after_s=1) == ["finding"]
     assert cared.settle(after_s=31) == []
     assert [one.code for one in cared.agent.care(A).findings] == ["cpu-quota"]
+
+
+def test_on_cgroup_v1_a_quota_counts_where_libvirtd_started_qemu(tmp_path):
+    host = RealtimeHost(tmp_path, version=1, partitions=False, bare=True)
+    host.program().apply(spec("a"), "text")
+    quota = host.fs.path(f"{CPU}/libvirtd/cpu.cfs_quota_us")
+    furnish(quota.parent)
+    quota.write_text("-1\n")
+    host.fs._join(host.hypervisor.pids["default_a"] + 2, "/libvirtd")
+    cared = Cared(host)
+    cared.settle(after_s=31)
+    assert cared.engine.verify(cared.engine.view(A)).ok
+    quota.write_text("20000\n")
+    assert cared.settle(after_s=1) == ["finding"]
+    assert [one.id for one in cared.agent.care(A).findings if one.code == "cpu-quota"] == ["/libvirtd"]
 
 
 def test_a_new_worker_in_its_place_costs_no_write_and_one_elsewhere_is_placed(cared):

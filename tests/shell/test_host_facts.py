@@ -273,6 +273,31 @@ def test_libvirts_groups_are_recognised_and_their_facts_read(host):
 
 
 @pytest.mark.parametrize(
+    ("vcpu", "levels", "quotas"),
+    [
+        ("/system.slice/libvirtd.service", ("/system.slice", "/system.slice/libvirtd.service"), {"/system.slice": "50000"}),
+        ("/machine/vm/vcpu0", ("/machine", "/machine/vm", "/machine/vm/vcpu0"), {"/machine/vm/vcpu0": "20000"}),
+    ],
+)
+def test_on_cgroup_v1_quotas_count_where_the_vcpus_stand_in_the_cpu_hierarchy(host, vcpu, levels, quotas):
+    files = {f"sys/fs/cgroup/cpu,cpuacct{group}/cpu.cfs_quota_us": "-1\n" for group in (*levels, "/machine/vm/emulator")}
+    files |= {
+        "proc/self/mounts": CGROUP1,
+        "sys/fs/cgroup/cpu,cpuacct/system.slice/cpu.cfs_quota_us": "50000\n",
+        "sys/fs/cgroup/cpu,cpuacct/machine/vm/vcpu0/cpu.cfs_quota_us": "20000\n",
+        "sys/fs/cgroup/cpu,cpuacct/quietcore/default_a/cpu.cfs_quota_us": "10000\n",  # the cpuset's path means nothing here
+    }
+    files |= task(100, 100, "qemu", cgroup="4:cpuset:/\n5:cpu,cpuacct:/machine/vm/emulator")
+    files |= task(100, 101, "CPU 0/KVM", cgroup=f"4:cpuset:/\n5:cpu,cpuacct:{vcpu}")
+    files["proc/101/cgroup"] = files["proc/100/task/101/cgroup"]  # not listed, but there
+    fs = host(files)
+    tree = cgroups.hierarchy(fs)
+    seen = census(fs, Recorded(), 100, vcpus={101: 0}, iothreads={}, version=1)
+    facts = cgroups.facts(fs, tree, cgroups.groups_of(fs, tree, seen, "default_a"), Probe(works=False))
+    assert (facts.quota_groups, facts.quotas) == (levels, quotas)
+
+
+@pytest.mark.parametrize(
     ("tree", "layout", "home"),
     [
         (V2, "bare", "/quietcore/default_a"),

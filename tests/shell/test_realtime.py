@@ -8,10 +8,13 @@ from dataclasses import replace
 
 import pytest
 
+from quietcore.engine import Wanted
 from quietcore.errors import OperationFailed, UndoFailed
 from quietcore.model import CpuSet, MemorySpec, VmName
 from tests.shell.fake_host import Faults, Killed
+from tests.shell.foreign import foreign
 from tests.shell.realtime_host import CPU, THROTTLE, RealtimeHost, fair_server, furnish, realtime
+from tests.shell.test_adopt import everything
 from tests.shell.test_faults import probes, snapshot
 
 A, B = VmName(name="a"), VmName(name="b")
@@ -208,6 +211,24 @@ def test_locked_memory_is_read_back(tmp_path):
     with pytest.raises(OperationFailed, match="memory-not-locked"):
         engine.apply(locked(), "text")
     assert snapshot(host) == before
+
+
+@pytest.mark.parametrize("kind", ["v1 libvirt", "v1 bare"])
+def test_an_adopted_domain_that_became_real_time_stands_in_every_hierarchy_where_it_stood(tmp_path, kind):
+    host = RealtimeHost(tmp_path, **KINDS[kind])
+    pid = foreign(host, tune="")
+    groups = {tid: host.fs.cpu_group(tid) for tid in host.fs._tids()}
+    before = everything(host)
+    engine = host.program()
+    engine.adopt(Wanted(domain="old", realtime=frozenset({1})))
+    assert host.threads.scheduler(pid + 3) == ("fifo", 1)
+    assert host.fs.cpu_group(pid + 3) == ("/machine" if kind == "v1 libvirt" else "/")
+    host.hypervisor._thread(pid, pid + 60, "worker", host.fs._group(pid))  # born of that vCPU meanwhile, so in its group
+    host.fs._join(pid + 60, host.fs.cpu_group(pid + 3))
+    engine.release(VmName(name="old"))
+    assert {tid: host.fs.cpu_group(tid) for tid in host.fs._tids()} == groups | {pid + 60: groups[pid]}
+    shutil.rmtree(host.fs.path(f"/proc/{pid}/task/{pid + 60}"))
+    assert everything(host) == before
 
 
 OPERATIONS = {

@@ -330,7 +330,9 @@ class Agent:
         with suppress(QuietcoreError):
             self.caretaker.forget_others()
         watched: dict[VmName, object] = {
-            vm: (one.right.pid, one.right.groups, one.right.vcpus) for vm, one in self.caretaker.vms.items() if one.right
+            vm: (one.right.pid, one.right.groups, one.right.facts.quota_groups, one.right.vcpus)
+            for vm, one in self.caretaker.vms.items()
+            if one.right
         }
         if watched == self._watched:
             return

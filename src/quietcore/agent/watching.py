@@ -152,6 +152,6 @@ def _paths(known: Known) -> Iterator[tuple[str, bool]]:
         yield f"{facts.mount}{level}", False
     for group in right.groups:
         yield f"{facts.mount}{group}", True
-    if facts.layout == "libvirt" and facts.quota_mount not in {"", facts.mount}:  # ours are in the cpuset hierarchy only
-        for group in right.groups:
-            yield f"{facts.quota_mount}{group}", True
+    if facts.quota_mount not in {"", facts.mount}:
+        for group in facts.quota_groups:
+            yield f"{facts.quota_mount}{group}", group in right.groups

@@ -27,7 +27,7 @@ from quietcore.engine.world import Event, World
 from quietcore.errors import InputError, OperationFailed, Problem, QuietcoreError, UndoFailed
 from quietcore.host import cgroups
 from quietcore.host.cgroups import OWN_ROOT, Groups, Probe
-from quietcore.isolation import files_back, partition_back, partition_cpus, policies_back, threads_back, touched
+from quietcore.isolation import cpu_groups_back, files_back, partition_back, partition_cpus, policies_back, threads_back, touched
 from quietcore.manifest import SourceText, load
 from quietcore.model import (
     Adoption,
@@ -190,6 +190,9 @@ def give_back(world: World, entry: Entry, ledger: Ledger) -> None:
     seen = observe(world, entry.vm, domain=adopted.domain)
     for policy in policies_back(adopted, seen.census):
         applier.apply(policy)
+    standing = cgroups.cpu_groups(world.fs, (one.tid for one in seen.census.threads if one.tid in adopted.cpu_groups or not one.kernel))
+    for move in cpu_groups_back(adopted, standing, cgroups.v1_cpu_mount(world.fs)):
+        applier.apply(move)
     _levels_back(world, entry, others)
     _unpin(world, entry)
     online = CpuSet.parse(world.fs.read_or("/sys/devices/system/cpu/online", ""))
@@ -249,6 +252,7 @@ def _adoption(world: World, domain: str, seen: Observation) -> Adoption:
         pid=seen.census.pid,
         started=_started(world, seen.census.pid),
         threads=seen.census.threads,
+        cpu_groups=cgroups.cpu_groups(world.fs, (thread.tid for thread in seen.census.threads)),
         vcpu_pins=found.vcpu_pins,
         io_pins=found.iothread_pins,
         emulator_pin=found.emulator_pin,

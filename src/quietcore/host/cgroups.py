@@ -6,14 +6,15 @@ exists from Linux 6.7 on, but is independent of cpuset.cpus only since commit 73
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Literal
 
 from quietcore.host.fs import HostFs
-from quietcore.model import CgroupFacts, CpuSet, ThreadCensus
+from quietcore.host.threads import cgroup_of
+from quietcore.model import CgroupFacts, CpuSet, ThreadCensus, levels_of
 
 OWN_ROOT: Final = "/quietcore"
 _PROBE: Final = "/quietcore-probe"
@@ -84,13 +85,14 @@ def sweep_probe(fs: HostFs, tree: Hierarchy) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Groups:
-    """The groups of one VM before anything else is known of them."""
+    """The groups of one VM before anything else is known of them; `cpu` are its vCPUs' groups in cgroup v1's cpu hierarchy."""
 
     layout: Literal["libvirt", "bare", "none"]
     home: str
     vcpus: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
     io: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
     emulator: str = ""
+    cpu: tuple[str, ...] = ()
     why_none: str = ""
 
 
@@ -99,6 +101,7 @@ def groups_of(fs: HostFs, tree: Hierarchy, census: ThreadCensus, domain: str) ->
     own_home = f"{OWN_ROOT}/{domain}"
     if not tree.writable:
         return Groups(layout="none", home="/", why_none="no cpuset hierarchy can be written here")
+    cpu = tuple(sorted(set(cpu_groups(fs, (thread.tid for thread in census.vcpus)).values()))) if tree.version == 1 else ()
     main = next((thread.cgroup for thread in census.threads if thread.tid == census.pid), "/")
     candidates = [main.rpartition("/")[0], *(thread.cgroup.rpartition("/")[0] for thread in census.threads)]
     for home in candidates:
@@ -109,6 +112,7 @@ def groups_of(fs: HostFs, tree: Hierarchy, census: ThreadCensus, domain: str) ->
                 vcpus=_numbered(fs, tree, home, "vcpu"),
                 io=_numbered(fs, tree, home, "iothread"),
                 emulator=f"{home}/emulator",
+                cpu=cpu,
             )
     if tree.version == 2 and tree.systemd:
         return Groups(
@@ -117,7 +121,7 @@ def groups_of(fs: HostFs, tree: Hierarchy, census: ThreadCensus, domain: str) ->
             why_none="systemd owns this cgroup tree and would silently drop a cpuset below a directory that is no unit:"
             " use libvirt's default cgroup_controllers",
         )
-    return Groups(layout="bare", home=own_home)
+    return Groups(layout="bare", home=own_home, cpu=cpu)
 
 
 def _numbered(fs: HostFs, tree: Hierarchy, home: str, prefix: str) -> Mapping[int, str]:
@@ -146,7 +150,9 @@ def facts(fs: HostFs, tree: Hierarchy, groups: Groups, probe: Probe) -> CgroupFa
     exclusive = {level: fs.read_or(bare.file(level, "cpuset.cpus.exclusive"), _ABSENT) for level in bare.levels}
     states = {group: fs.read_or(bare.file(group, "cpuset.cpus.partition"), "").strip() for group in (groups.home, *children)}
     vcpus = [group for group in children if group.startswith(f"{groups.home}/vcpu")]
-    quotas = {group: _quota(fs, bare, group) for group in (*bare.levels, *vcpus)}
+    above = dict.fromkeys(level for group in groups.cpu for level in levels_of(group))
+    bare = replace(bare, quota_groups=(*bare.levels, *vcpus) if tree.version == 2 else tuple(above))
+    quotas = {group: _quota(fs, bare, group) for group in bare.quota_groups}
     return replace(
         bare,
         exclusive=MappingProxyType({level: CpuSet.parse(text) for level, text in exclusive.items() if text != _ABSENT}),
@@ -169,6 +175,12 @@ def _quota(fs: HostFs, facts_: CgroupFacts, group: str) -> str:
     path = facts_.quota_file(group)
     text = fs.read_or(path, "").strip() if path else ""
     return "" if text.startswith(("max", "-")) else text
+
+
+def cpu_groups(fs: HostFs, tids: Iterable[int]) -> Mapping[int, str]:
+    """Where threads stand in cgroup v1's cpu hierarchy; a thread that ended is left out, and all of them where it is not mounted."""
+    texts = {tid: fs.read_or(f"/proc/{tid}/cgroup", "") for tid in tids} if v1_cpu_mount(fs) else {}
+    return MappingProxyType({tid: cgroup_of(text, 1, "cpu") for tid, text in texts.items() if text})
 
 
 def v1_cpu_mount(fs: HostFs) -> str:

@@ -61,7 +61,7 @@ def files_of(facts: CgroupFacts, census: ThreadCensus) -> tuple[str, ...]:
     names = ["cpuset.cpus", *(["cpuset.cpus.exclusive", "cpuset.cpus.partition"] if facts.partition_states else [])]
     files = [facts.file(group, name) for group in groups for name in names]
     if facts.quota_mount:
-        files += [facts.quota_file(group) for group in dict.fromkeys((*facts.levels, *facts.vcpu_groups.values()))]
+        files += [facts.quota_file(group) for group in facts.quota_groups]
     return tuple(files)
 
 

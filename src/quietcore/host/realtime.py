@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from types import MappingProxyType
 
-from quietcore.host.cgroups import v1_cpu_mount
+from quietcore.host.cgroups import cpu_groups, v1_cpu_mount
 from quietcore.host.fs import HostFs
-from quietcore.host.threads import cgroup_of
 from quietcore.isolation import fair_server_file
-from quietcore.model import Budget, BudgetLevel, CpuSet, RealtimeHost
+from quietcore.model import Budget, BudgetLevel, CpuSet, RealtimeHost, levels_of
 
 _SYSCTL = "/proc/sys/kernel/sched_rt_"
 
@@ -18,7 +17,7 @@ def realtime_host(fs: HostFs, cpus: CpuSet, tids: Iterable[int]) -> RealtimeHost
     """The limits on these CPUs, for the threads that are to be real-time. A thread that ended is left out."""
     mount = v1_cpu_mount(fs)
     budgeted = bool(mount) and fs.exists(f"{mount}/cpu.rt_runtime_us")
-    groups = {tid: cgroup_of(text, 1, "cpu") for tid in tids if (text := fs.read_or(f"/proc/{tid}/cgroup", ""))} if budgeted else {}
+    groups = cpu_groups(fs, tids) if budgeted else MappingProxyType({})
     below = sorted({group for group in groups.values() if group != "/"})
     servers = {cpu: _budget(fs, fair_server_file(cpu), fair_server_file(cpu).replace("runtime", "period")) for cpu in cpus}
     return RealtimeHost(
@@ -26,7 +25,7 @@ def realtime_host(fs: HostFs, cpus: CpuSet, tids: Iterable[int]) -> RealtimeHost
         fair_servers=MappingProxyType({cpu: budget for cpu, budget in servers.items() if budget is not None}),
         cpu_mount=mount if budgeted else "",
         levels=_levels(fs, mount, _shared_group(fs, mount, below[0])) if below else (),
-        groups=MappingProxyType(groups),
+        groups=groups,
     )
 
 
@@ -40,8 +39,7 @@ def _shared_group(fs: HostFs, mount: str, group: str) -> str:
 
 
 def _levels(fs: HostFs, mount: str, group: str) -> tuple[BudgetLevel, ...]:
-    parts = [part for part in group.split("/") if part]
-    paths = ["/", *("/" + "/".join(parts[: depth + 1]) for depth in range(len(parts)))]
+    paths = ("/", *levels_of(group))
     return tuple(BudgetLevel(group=path, budget=_group_budget(fs, mount, path), siblings=_siblings(fs, mount, path)) for path in paths)
 
 

@@ -1,6 +1,6 @@
 """Keeping everything that is not a vCPU off a VM's CPUs: pure functions from a plan and what the kernel shows to steps and findings."""
 
-from quietcore.isolation.adoption import files_back, partition_back, policies_back, threads_back, touched
+from quietcore.isolation.adoption import cpu_groups_back, files_back, partition_back, policies_back, threads_back, touched
 from quietcore.isolation.budgets import budget_files, budget_steps, no_budget
 from quietcore.isolation.irqs import irq_steps
 from quietcore.isolation.locking import MemoryLock, unlocked
@@ -22,6 +22,7 @@ __all__ = [
     "budget_files",
     "budget_steps",
     "by_severity",
+    "cpu_groups_back",
     "fair_server_file",
     "files_back",
     "inversions",

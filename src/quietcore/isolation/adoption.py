@@ -87,6 +87,14 @@ def threads_back(adopted: Adoption, census: ThreadCensus, facts: CgroupFacts, lo
         yield SetAffinity(tid=thread.tid, cpus=cpus)
 
 
+def cpu_groups_back(adopted: Adoption, now: Mapping[int, str], mount: str) -> Iterator[MoveThread]:
+    """On cgroup v1 every thread, no longer real-time, returns to its group of the cpu hierarchy, which is mounted at `mount`."""
+    for tid, group in sorted(now.items()):
+        then = adopted.cpu_groups.get(tid, adopted.cpu_groups.get(adopted.pid, group))
+        if group != then:
+            yield MoveThread(path=f"{mount}{then.rstrip('/')}/tasks", group=then, tid=tid, controller="cpu")
+
+
 def policies_back(adopted: Adoption, census: ThreadCensus) -> Iterator[SetScheduler]:
     """Before all of it: no thread keeps a real-time policy on CPUs that others use again."""
     before = {thread.tid: thread for thread in adopted.threads}

@@ -10,6 +10,7 @@ from quietcore.model.cgroups import (
     SetScheduler,
     SetValue,
     Step,
+    levels_of,
 )
 from quietcore.model.cluster import ClusterConfig
 from quietcore.model.cpuset import CpuSet, union
@@ -134,6 +135,7 @@ __all__ = [
     "VcpuSched",
     "VmName",
     "VmSpec",
+    "levels_of",
     "union",
     "vcpu_of_comm",
 ]

@@ -21,9 +21,9 @@ class CgroupFacts:
     everything (`cgroup_controllers = []`, a launcher pod), `none` where no cpuset can be written.
     `home` is the group that holds all threads of the VM: libvirt's, or the one that we make in the bare layout.
     `partitions` is what a probe in scratch groups found; `why_not` is the sentence where it found that they do not work.
-    `exclusive` holds cpuset.cpus.exclusive of `home` and every group above it; `quotas` the finite CPU quotas of these and of
-    the vCPUs' groups, which on cgroup v1 are in the cpu hierarchy, mounted at `quota_mount`. `weights` says whether the cpu
-    controller reaches the vCPUs' groups.
+    `exclusive` holds cpuset.cpus.exclusive of `home` and every group above it; `quotas` the finite CPU quotas of `quota_groups`:
+    the vCPUs' groups and all above them, which on cgroup v1 are in the cpu hierarchy, mounted at `quota_mount`. `weights` says
+    whether the cpu controller reaches the vCPUs' groups.
     """
 
     version: Literal[1, 2]
@@ -38,6 +38,7 @@ class CgroupFacts:
     exclusive: Mapping[str, CpuSet] = field(default_factory=lambda: MappingProxyType({}))
     partition_states: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     quotas: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    quota_groups: tuple[str, ...] = ()
     quota_mount: str = ""
     weights: bool = False
     root_cpus: CpuSet = CpuSet()
@@ -56,8 +57,13 @@ class CgroupFacts:
     @property
     def levels(self) -> tuple[str, ...]:
         """The groups from just below the root down to `home`."""
-        parts = [part for part in self.home.split("/") if part]
-        return tuple("/" + "/".join(parts[: depth + 1]) for depth in range(len(parts)))
+        return levels_of(self.home)
+
+
+def levels_of(group: str) -> tuple[str, ...]:
+    """A group and those above it, from just below the root downwards."""
+    parts = [part for part in group.split("/") if part]
+    return tuple("/" + "/".join(parts[: depth + 1]) for depth in range(len(parts)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

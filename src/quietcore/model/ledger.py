@@ -22,7 +22,8 @@ class Adoption:
     """A running libvirt domain that is not ours, and what stood on the host before it got CPUs of its own.
 
     `pid` and `started` (the kernel's start time of that process) tell it from a later run of the same domain. `threads` are
-    its threads as they were; `files` the kernel files that we write, with their text; `made` the groups that did not exist.
+    its threads as they were; `files` the kernel files that we write, with their text; `made` the groups that did not exist;
+    `cpu_groups` says where each thread stood in cgroup v1's cpu hierarchy, which real time makes it leave.
     `vcpu_pins`, `io_pins` and `emulator_pin` are libvirt's own books; a pin that they did not hold is absent.
     """
 
@@ -32,6 +33,7 @@ class Adoption:
     threads: tuple[HostThread, ...] = ()
     files: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     made: tuple[str, ...] = ()
+    cpu_groups: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
     vcpu_pins: Mapping[int, CpuSet] = field(default_factory=lambda: MappingProxyType({}))
     io_pins: Mapping[int, CpuSet] = field(default_factory=lambda: MappingProxyType({}))
     emulator_pin: CpuSet | None = None
