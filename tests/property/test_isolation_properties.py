@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.isolation_cases import EVERYONE, LAYOUTS, around, census, plan
 
-from quietcore.isolation import irq_steps, isolate, partition_cpus, refreshed, released, verify
-from quietcore.isolation.verify import IrqFact
+from quietcore.isolation import IrqFact, irq_steps, isolate, partition_cpus, refreshed, released, verify
 from quietcore.model import CgroupFacts, CpuSet, Mechanism, MoveProcess, MoveThread, Plan, SetAffinity, SetValue, ThreadCensus
 
 FEW = settings(max_examples=60, deadline=None)

@@ -354,7 +354,7 @@ def test_what_failed_and_was_undone_exits_5_and_a_defect_70(quietcore, host, mon
         answer = quietcore("run", "-f", path, "-o", "json")
     assert (answer.code, answer.json["code"]) == (5, 5)
     assert "what had been done was undone" in answer.json["errors"][0]["message"]
-    monkeypatch.setattr("quietcore.cli.vms.fill", lambda *_args: 1 / 0)
+    monkeypatch.setattr("quietcore.cli.placing.fill", lambda *_args: 1 / 0)
     defect = quietcore("run", "-f", path, "--dry-run", "-o", "json")
     assert (defect.code, defect.json["code"]) == (70, 70)
     assert "ZeroDivisionError" in defect.err

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from quietcore.agent import cpus
 from quietcore.engine import World
-from quietcore.engine.pool import shared_pool
+from quietcore.engine.shared import shared_pool
 from quietcore.host.topology import read_machine
 from quietcore.model import CpuSet, Ledger, Machine
 

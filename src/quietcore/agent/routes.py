@@ -11,11 +11,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from quietcore import __version__
 from quietcore.agent.agent import Agent
-from quietcore.agent.wire import from_json
+from quietcore.agent.wire import Wanted, from_json
 from quietcore.engine import Engine, Event, Outcome, VmView
 from quietcore.errors import ExitCode, InputError, Problem
 from quietcore.manifest import SourceText, load
-from quietcore.model import ClusterConfig, VmName, VmSpec
+from quietcore.model import VmName
 from quietcore.render import json as as_json
 from quietcore.render.values import Description, DescriptionList, PlanList, Verification
 
@@ -153,15 +153,6 @@ class Routes:
 
     def _described(self, view: VmView) -> Description:
         return Description(entry=replace(view.entry, plan=view.plan), phase=view.phase, care=self._agent.care(view.entry.vm))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """One VM that is to be as its manifest says, as our command line has read it."""
-
-    spec: VmSpec
-    text: str
-    cluster: ClusterConfig
 
 
 def _view(engine: Engine, namespace: str, name: str) -> VmView:

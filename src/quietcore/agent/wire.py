@@ -7,6 +7,7 @@ very same values whether it did the work itself or the agent did.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any, Final
 
 from quietcore.engine import Event
@@ -20,10 +21,20 @@ from quietcore.errors import (
     TimedOut,
     UndoFailed,
 )
+from quietcore.model import ClusterConfig, VmSpec
 
 MEDIA_TYPE: Final = "application/x-quietcore-values"
 _ERRORS: Final[tuple[type[QuietcoreError], ...]] = (InputError, PermissionProblem, OperationFailed, UndoFailed, TimedOut)
 _BY_CODE: Final = {int(one.exit_code): one for one in _ERRORS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One VM that is to be as its manifest says, as our command line has read it."""
+
+    spec: VmSpec
+    text: str
+    cluster: ClusterConfig
 
 
 def value_line(value: object) -> str:

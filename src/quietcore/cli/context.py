@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,18 +11,14 @@ from typing import TYPE_CHECKING
 
 from quietcore import config as configuration
 from quietcore.config import Config
-from quietcore.engine import Engine, Event, LedgerFile, World
 from quietcore.errors import InputError, PermissionProblem, Problem
-from quietcore.host.fs import HostFs
-from quietcore.host.kvm import Acceleration, detect
-from quietcore.host.threads import KernelThreads
-from quietcore.images import ImageStore, SubprocessRunner
-from quietcore.model import VmName
-from quietcore.render.values import Care
-from quietcore.virt import LibvirtHypervisor
 
 if TYPE_CHECKING:
     from quietcore.cli.remote import RemoteEngine
+    from quietcore.engine import Engine, Event, World
+    from quietcore.model import VmName
+    from quietcore.render.values import Care
+    from quietcore.virt import LibvirtHypervisor
 
 
 def read_config(path: str | None, connect: str | None) -> Config:
@@ -49,55 +44,57 @@ class App:
     @cached_property
     def hypervisor(self) -> LibvirtHypervisor:
         """This host's libvirt."""
+        from quietcore.virt import LibvirtHypervisor
+
         return LibvirtHypervisor(self.config.uri)
 
     @cached_property
     def world(self) -> World:
         """This host."""
-        state = Path(self.config.state_dir)
-        runner = SubprocessRunner()
-        return World(
-            config=self.config,
-            fs=HostFs(),
-            control=KernelThreads(),
-            hypervisor=self.hypervisor,
-            books=LedgerFile(state),
-            store=ImageStore(state / "images", runner),
-            runner=runner,
-            acceleration=self._acceleration,
-            clock=time.monotonic,
-            sleep=time.sleep,
-            report=self.tell,
-        )
+        from quietcore.cli.this_host import this_host
+
+        return this_host(self.config, self.hypervisor, self.tell, self.note)
 
     @cached_property
     def engine(self) -> Engine:
         """The engine on this host."""
+        from quietcore.engine import Engine
+
         return Engine(self.world)
 
     @cached_property
-    def vms(self) -> Engine | RemoteEngine:
-        """The agent's engine where one answers for the same VMs, else our own: the same calls, values and errors."""
+    def agent(self) -> RemoteEngine | None:
+        """The agent's engine, where one answers for the same VMs."""
         if not os.path.exists(self.config.socket):  # noqa: PTH110  # a folder that we may not enter counts as no socket
-            return self.engine
-        from quietcore.cli.remote import RemoteEngine  # noqa: PLC0415  # needed where an agent runs only
+            return None
+        from quietcore.cli.remote import RemoteEngine
 
         remote = RemoteEngine(self.config, self.tell)
-        return remote if remote.answers() else self.engine
+        return remote if remote.answers() else None
+
+    @property
+    def vms(self) -> Engine | RemoteEngine:
+        """The agent's engine where there is one, else our own: the same calls, values and errors."""
+        return self.engine if self.agent is None else self.agent
 
     def need_change(self, what: str) -> None:
         """As `need_root`, unless an agent does the work: it knows who may ask for it."""
-        if isinstance(self.vms, Engine):
+        if self.agent is None:
             self.need_root(what)
 
     def care(self, vm: VmName) -> Care | None:
         """What the agent did for a VM, if one answers."""
-        return None if isinstance(self.vms, Engine) else self.vms.care(vm)
+        return None if self.agent is None else self.agent.care(vm)
 
     def tell(self, event: Event) -> None:
         """Print one step of a command as it happens, to standard error."""
         if not self.quiet:
             self.say(f"{event.vm}: {event.step:<14} {event.detail}  ({event.seconds * 1000:.0f} ms)")
+
+    def note(self, text: str) -> None:
+        """Tell what is good to know beside the steps."""
+        if not self.quiet:
+            self.say(f"note: {text}")
 
     def say(self, text: str) -> None:
         """Talk to the person, never to the program that reads standard output."""
@@ -113,17 +110,3 @@ class App:
         """Refuse early, with the advice, what would fail half way. Raises PermissionProblem."""
         if os.geteuid() != 0:
             raise PermissionProblem(f"{what} changes this host and needs root", hint="run it with sudo, or as root")
-
-    def _acceleration(self) -> Acceleration:
-        chosen = self._chosen_acceleration()
-        if chosen.domain_type == "qemu" and not self.quiet:
-            self.say(f"note: software emulation (TCG), many times slower than KVM: {chosen.reason}")
-        return chosen
-
-    def _chosen_acceleration(self) -> Acceleration:
-        if self.config.acceleration == "kvm":
-            return Acceleration(domain_type="kvm", reason="the configuration says kvm")
-        if self.config.acceleration == "tcg":
-            return Acceleration(domain_type="qemu", reason="the configuration says tcg")
-        user = None if self.config.qemu_user == "root" else self.config.qemu_user
-        return detect(qemu_user=user, emulator=self.config.emulator)

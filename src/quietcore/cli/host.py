@@ -6,14 +6,11 @@ import os
 import platform
 
 import click
-from click.shell_completion import get_completion_class
 
 from quietcore import __version__
 from quietcore.cli.context import App
 from quietcore.cli.options import output_option, print_object
-from quietcore.engine.codec import encode
 from quietcore.errors import ExitCode, InputError, Problem
-from quietcore.render import tables
 
 
 @click.group()
@@ -32,6 +29,9 @@ def show(app: App, output: str) -> None:
 
     Example: quietcore ledger show -o json
     """
+    from quietcore.engine.codec import encode
+    from quietcore.render import tables
+
     books = app.world.books.load()
     if output == "json":
         print_object("Ledger", encode(books))
@@ -79,7 +79,7 @@ def agent(app: App, *, once: bool) -> int:
     """
     app.need_root("the agent")
     if not once:
-        from quietcore.agent import service  # noqa: PLC0415  # one pass needs no ears
+        from quietcore.agent import service  # one pass needs no ears
 
         service.run(app.world, app.hypervisor, environment=dict(os.environ))
         return ExitCode.OK
@@ -96,6 +96,8 @@ def completion(shell: str) -> None:
 
     Example: source <(quietcore completion bash)
     """
+    from click.shell_completion import get_completion_class
+
     found = get_completion_class(shell)
     if found is None:
         raise InputError.of((Problem(message=f"no completion for {shell}", code="usage"),))

@@ -51,7 +51,7 @@ def import_(app: App, file: str | None, domain_name: str | None, flavor_file: st
 
 
 def _domain(app: App, name: str, *, is_file: bool) -> Imported:
-    from quietcore.domain import to_manifest  # noqa: PLC0415  # brings lxml, which flavors do not need
+    from quietcore.domain import to_manifest  # brings lxml, which flavors do not need
 
     if is_file or name == "-" or "/" in name or name.endswith(".xml"):
         return to_manifest(read_text(name))
@@ -63,6 +63,6 @@ def _domain(app: App, name: str, *, is_file: bool) -> Imported:
 
 
 def _flavor(file: str) -> Imported:
-    from quietcore.manifest.flavor import flavor_to_manifest, read_flavor  # noqa: PLC0415  # domains do not need it
+    from quietcore.manifest.flavor import flavor_to_manifest, read_flavor  # domains do not need it
 
     return flavor_to_manifest(*read_flavor(read_text(file), file))

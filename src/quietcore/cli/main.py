@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from itertools import pairwise
 from typing import Any, Final
 
@@ -12,16 +11,15 @@ import click
 
 from quietcore import __version__
 from quietcore.errors import ExitCode, InputError, Problem, QuietcoreError
-from quietcore.render import json as as_json
 
 _COMMANDS: Final = {
-    "run": "quietcore.cli.vms:run",
-    "apply": "quietcore.cli.vms:apply",
+    "run": "quietcore.cli.applying:run",
+    "apply": "quietcore.cli.applying:apply",
     "get": "quietcore.cli.vms:get",
     "describe": "quietcore.cli.vms:describe",
     "delete": "quietcore.cli.vms:delete",
     "console": "quietcore.cli.vms:console",
-    "diff": "quietcore.cli.vms:diff",
+    "diff": "quietcore.cli.applying:diff",
     "verify": "quietcore.cli.vms:verify",
     "plan": "quietcore.cli.planning:plan",
     "validate": "quietcore.cli.checking:validate",
@@ -82,7 +80,7 @@ def cli(ctx: click.Context, config_path: str | None, connect: str | None, *, qui
     quietcore verify NAME           read the kernel back
     quietcore plan -f vm.yaml --machine sockets=2,nodes=4,cores=32,threads=2,mem=512Gi
     """
-    from quietcore.cli.context import App, read_config  # noqa: PLC0415  # --help and completion need none of it
+    from quietcore.cli.context import App, read_config  # --help and completion need none of it
 
     ctx.obj = App(config=read_config(config_path, connect), quiet=quiet)
 
@@ -120,6 +118,8 @@ def run_cli(arguments: list[str]) -> int:
 
 def _fail(error: QuietcoreError, *, wants_json: bool) -> int:
     if wants_json:
+        from quietcore.render import json as as_json
+
         print(as_json.dumps(error), end="")  # noqa: T201  # one object on standard output, also on failure
     else:
         lines = [problem.marked for problem in error.problems]
@@ -130,6 +130,8 @@ def _fail(error: QuietcoreError, *, wants_json: bool) -> int:
 
 
 def _defect(error: Exception, *, wants_json: bool) -> int:
+    import traceback
+
     text = "".join(traceback.format_exception(error))
     hint = "this is a defect of quietcore: please report it with the lines above"
     print(text, file=sys.stderr)  # noqa: T201  # a defect is shown whole

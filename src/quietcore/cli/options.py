@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from quietcore.cli.files import read_all
 from quietcore.errors import InputError, Problem
-from quietcore.manifest import Loaded, SourceText, examine
 from quietcore.model import VmName
-from quietcore.render import json as as_json
-from quietcore.render.values import Printable
+
+if TYPE_CHECKING:
+    from quietcore.manifest import Loaded
+    from quietcore.render.values import Printable
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -41,6 +42,8 @@ def read_manifests(files: tuple[str, ...], say: Callable[[str], None]) -> Loaded
 
     Raises InputError with all problems of all files.
     """
+    from quietcore.manifest import SourceText, examine
+
     examined = examine([SourceText(file=name, text=text) for name, text in read_all(files)])
     for warning in examined.loaded.warnings:
         say(f"warning: {warning.marked}")
@@ -63,11 +66,20 @@ def no_such_vm(*vms: VmName) -> InputError:
     return InputError.of(tuple(Problem(message=f"there is no VM {vm}", code="not-found", hint=hint) for vm in vms))
 
 
+def text_of(value: Printable, output: str) -> str:
+    """One value as JSON or YAML."""
+    from quietcore.render import json as as_json
+
+    return as_json.dumps(value) if output == "json" else as_json.dumps_yaml(value)
+
+
 def print_value(value: Printable, output: str) -> None:
     """Print one value as JSON or YAML."""
-    click.echo(as_json.dumps(value) if output == "json" else as_json.dumps_yaml(value), nl=False)
+    click.echo(text_of(value, output), nl=False)
 
 
 def print_object(kind: str, fields: Mapping[str, object]) -> None:
     """Print one JSON object of ours that is no value of the model."""
+    from quietcore.render import json as as_json
+
     click.echo(json.dumps({"apiVersion": as_json.API_VERSION, "kind": kind, **fields}, indent=2, ensure_ascii=False))

@@ -9,7 +9,6 @@ from quietcore.cli.files import read_text
 from quietcore.cli.options import print_value
 from quietcore.errors import ExitCode, PermissionProblem
 from quietcore.host.topology import read_machine
-from quietcore.machines import is_spec, load
 from quietcore.manifest import Loaded
 from quietcore.model import Entry, Ledger, Machine, Plan, Refusal
 from quietcore.render import plans, tables
@@ -36,6 +35,8 @@ def chosen_machine(app: App, text: str | None) -> tuple[Machine, Ledger]:
 
 
 def _described(text: str) -> Machine:
+    from quietcore.machines import is_spec, load
+
     if is_spec(text):
         return load(text)
     return load(read_text(text), file=text)

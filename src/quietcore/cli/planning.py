@@ -59,7 +59,7 @@ def domain(app: App, files: tuple[str, ...], machine_text: str | None) -> int:
     An element that the installed libvirt's schema does not accept is named, with exit code 1.
     Example: quietcore domain -f vm.yaml --machine sockets=1,cores=8,threads=2,mem=32Gi
     """
-    from quietcore.engine.domain_xml import against_schema, preview  # noqa: PLC0415  # brings lxml, which no other command here needs
+    from quietcore.engine.domain_xml import against_schema, preview  # brings lxml, which no other command here needs
 
     loaded = read_manifests(files, app.say)
     machine, books = chosen_machine(app, machine_text)

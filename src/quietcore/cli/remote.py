@@ -9,20 +9,20 @@ import http.client
 import json
 import socket
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from quietcore import __version__
 from quietcore.agent import wire
-from quietcore.agent.routes import Wanted
 from quietcore.config import Config
 from quietcore.engine import Event, Outcome, VmView
 from quietcore.engine.codec import encode
-from quietcore.engine.observe import Observation
-from quietcore.engine.start import KUBEVIRT_DEFAULTS
 from quietcore.errors import InputError, OperationFailed, PermissionProblem, QuietcoreError
-from quietcore.model import ClusterConfig, VmName, VmSpec
+from quietcore.model import KUBEVIRT_DEFAULTS, ClusterConfig, VmName, VmSpec
 from quietcore.render.values import Care, Verification
+
+if TYPE_CHECKING:
+    from quietcore.engine.observe import Observation
 
 _CONNECT_S: Final = 2.0
 _ANSWER_S: Final = 900.0
@@ -53,6 +53,8 @@ class RemoteEngine:
 
     def observation(self, vm: VmName) -> Observation:
         """The threads and cgroups of a running VM."""
+        from quietcore.engine.observe import Observation
+
         found: Observation = self._value(Observation, "GET", f"{_path(vm)}/observation")
         return found
 
@@ -63,7 +65,7 @@ class RemoteEngine:
 
     def apply(self, spec: VmSpec, text: str, cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> Outcome:
         """Make one VM be as its manifest says."""
-        found: Outcome = self._value(Outcome, "POST", "/v1/apply", encode(Wanted(spec=spec, text=text, cluster=cluster)))
+        found: Outcome = self._value(Outcome, "POST", "/v1/apply", encode(wire.Wanted(spec=spec, text=text, cluster=cluster)))
         return found
 
     def delete(self, vm: VmName, *, grace_s: int | None = None) -> bool:

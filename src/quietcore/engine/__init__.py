@@ -1,9 +1,23 @@
 """The ledger, and everything that changes a host: apply and undo, verify, recover. Import the engine from here."""
 
-from quietcore.engine.adopt import Wanted
-from quietcore.engine.engine import Engine, Outcome, VmView
-from quietcore.engine.ledger_file import LedgerFile
-from quietcore.engine.repin import Move
-from quietcore.engine.world import Event, World
+from typing import TYPE_CHECKING
+
+from quietcore.lazy import names_of
+
+if TYPE_CHECKING:
+    from quietcore.engine.adopt import Wanted
+    from quietcore.engine.engine import Engine, Outcome, VmView
+    from quietcore.engine.ledger_file import LedgerFile
+    from quietcore.engine.repin import Move
+    from quietcore.engine.world import Event, World
+else:
+    __getattr__ = names_of(
+        __name__,
+        adopt="Wanted",
+        engine="Engine Outcome VmView",
+        ledger_file="LedgerFile",
+        repin="Move",
+        world="Event World",
+    )
 
 __all__ = ["Engine", "Event", "LedgerFile", "Move", "Outcome", "VmView", "Wanted", "World"]

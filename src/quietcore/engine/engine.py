@@ -1,4 +1,7 @@
-"""The engine: what every front end calls. Each method is one transaction under the host's lock, or reads without it."""
+"""The engine: what every front end calls. Each method is one transaction under the host's lock, or reads without it.
+
+Each imports the modules of its story when it is called: who only reads does not wait for the others.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,24 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from quietcore.engine.adopt import Wanted, adopt, release, wanted_entry
-from quietcore.engine.observe import Observation, findings_of, observe
-from quietcore.engine.pool import current_plan
-from quietcore.engine.rebuild import Rebuilt, rebuild
-from quietcore.engine.reconcile import Restarted, recover, restart, stop
-from quietcore.engine.release import Released, release_all
-from quietcore.engine.repin import Move, plan_move, repin
-from quietcore.engine.settle import settle
-from quietcore.engine.start import KUBEVIRT_DEFAULTS, Decision, decide, start
+from quietcore.engine.shared import current_plan
 from quietcore.engine.world import World
 from quietcore.errors import InputError, Problem
 from quietcore.host.topology import read_machine
-from quietcore.model import ClusterConfig, CpuSet, Entry, Finding, Ledger, Machine, Plan, Refusal, VmName, VmSpec
+from quietcore.model import KUBEVIRT_DEFAULTS, ClusterConfig, CpuSet, Entry, Finding, Ledger, Machine, Plan, Refusal, VmName, VmSpec
 from quietcore.render.values import Verification
 from quietcore.virt.hypervisor import DomainView
+
+if TYPE_CHECKING:
+    from quietcore.engine.adopt import Wanted
+    from quietcore.engine.observe import Observation
+    from quietcore.engine.rebuild import Rebuilt
+    from quietcore.engine.reconcile import Restarted
+    from quietcore.engine.release import Released
+    from quietcore.engine.repin import Move
+    from quietcore.engine.start import Decision
 
 _EMERGENCY_S: Final = 5.0
 """Longer than that an emergency does not wait for another quietcore: packaging/release-cpus.sh needs no lock."""
@@ -90,6 +94,8 @@ class Engine:
 
     def delete(self, vm: VmName, *, grace_s: int | None = None) -> bool:
         """End a VM and remove all traces of it. False when there is no such VM."""
+        from quietcore.engine.reconcile import stop
+
         with self._changing() as (machine, ledger):
             entry = ledger.find(vm)
             if entry is None:
@@ -102,6 +108,9 @@ class Engine:
 
     def reconcile(self) -> tuple[Restarted, ...]:
         """What runs once after a boot: finish, undo, free, and start what its run strategy wants running."""
+        from quietcore.engine.reconcile import restart
+        from quietcore.engine.settle import settle
+
         with self._changing() as (machine, ledger):
             for entry in ledger.entries:
                 if entry.phase == "running" and entry.plan is not None:
@@ -110,6 +119,9 @@ class Engine:
 
     def adopt(self, wanted: Wanted, *, dry_run: bool = False) -> Entry | Plan | Refusal:
         """Give a running domain that is not ours CPUs of its own; gives its entry, or with `dry_run` the plan alone."""
+        from quietcore.engine.adopt import adopt, wanted_entry
+        from quietcore.engine.start import decide
+
         if dry_run:
             ledger = self.world.books.load()
             return decide(wanted_entry(self.world, ledger, wanted).spec, self.machine(ledger), ledger, self.world).answer
@@ -119,6 +131,8 @@ class Engine:
 
     def release(self, vm: VmName) -> bool:
         """Give an adopted domain back what it had. False when there is no such VM."""
+        from quietcore.engine.adopt import release
+
         with self._changing() as (machine, ledger):
             entry = ledger.find(vm)
             if entry is None:
@@ -130,22 +144,30 @@ class Engine:
 
     def release_all(self) -> Released:
         """Give every CPU back in an emergency; all VMs go on running on the shared pool."""
+        from quietcore.engine.release import release_all
+
         with self.world.books.locked(timeout_s=_EMERGENCY_S):
             return release_all(self.world)
 
     def rebuild(self, *, force: bool = False) -> Rebuilt:
         """Make the ledger anew from the VMs that run, when it was lost or damaged."""
+        from quietcore.engine.rebuild import rebuild
+
         with self.world.books.locked():
             return rebuild(self.world, force=force)
 
     def plan_move(self, vm: VmName, *, cpus: CpuSet | None = None, memory: bool = False) -> Move | Refusal | None:
         """Where `repin` would put a running VM: on these CPUs, or somewhere better. Changes nothing; None when there is no such VM."""
+        from quietcore.engine.repin import plan_move
+
         ledger = self.world.books.load()
         entry = ledger.find(vm)
         return None if entry is None else plan_move(self.world, self.machine(ledger), ledger, entry, cpus=cpus, memory=memory)
 
     def repin(self, vm: VmName, *, cpus: CpuSet | None = None) -> Move | Refusal | None:
         """Move a running VM's vCPUs to these CPUs, or somewhere better. None when there is no such VM."""
+        from quietcore.engine.repin import Move, plan_move, repin
+
         with self._changing() as (machine, ledger):
             entry = ledger.find(vm)
             if entry is None:
@@ -157,6 +179,8 @@ class Engine:
 
     def plan(self, spec: VmSpec, machine: Machine, ledger: Ledger, cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> Decision:
         """Where a VM would go. Needs neither rights nor libvirt."""
+        from quietcore.engine.start import decide
+
         return decide(spec, machine, ledger, self.world, cluster)
 
     def views(self) -> tuple[VmView, ...]:
@@ -174,11 +198,15 @@ class Engine:
 
     def observation(self, vm: VmName) -> Observation:
         """The threads and cgroups of a running VM."""
+        from quietcore.engine.observe import observe
+
         entry = self.world.books.load().find(vm)
         return observe(self.world, vm, domain=entry.domain if entry is not None else "")
 
     def verify(self, view: VmView) -> Verification:
         """Read the kernel back and compare it with the plan."""
+        from quietcore.engine.observe import findings_of, observe
+
         vm = view.entry.vm
         if view.entry.phase == "stopped":
             return Verification(vm=vm, findings=())
@@ -200,6 +228,8 @@ class Engine:
     @contextmanager
     def _changing(self) -> Iterator[tuple[Machine, Ledger]]:
         """Hold the lock over what others left finished or undone: every operation that changes the host begins so."""
+        from quietcore.engine.reconcile import recover
+
         with self.world.books.locked():
             ledger = self.world.books.load()
             machine = self.machine(ledger)
@@ -223,6 +253,9 @@ class Engine:
         return self._started(machine, ledger, wanted, "created")
 
     def _again(self, machine: Machine, ledger: Ledger, entry: Entry, wanted: Entry) -> Outcome:
+        from quietcore.engine.reconcile import stop
+        from quietcore.engine.settle import settle
+
         if not _starts(wanted.spec):
             ledger = stop(self.world, machine, ledger, entry, keep=True, grace_s=entry.spec.termination_grace_seconds)
             self.world.books.save(ledger.with_entry(replace(wanted, boot_id=entry.boot_id)))
@@ -245,6 +278,8 @@ class Engine:
         return Outcome(vm=wanted.vm, result="repaired" if writes else "unchanged", plan=entry.plan)
 
     def _started(self, machine: Machine, ledger: Ledger, wanted: Entry, result: Result) -> Outcome:
+        from quietcore.engine.start import start
+
         answer = start(self.world, machine, ledger, wanted)
         if isinstance(answer, Refusal):
             return Outcome(vm=wanted.vm, result="refused", refusal=answer)

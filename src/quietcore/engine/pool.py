@@ -7,29 +7,12 @@ from types import MappingProxyType
 
 from quietcore.engine.apply import Applier
 from quietcore.engine.settle import settle
+from quietcore.engine.shared import current_plan
 from quietcore.engine.world import Event, World
 from quietcore.errors import OperationFailed
 from quietcore.host import cgroups, irqs
-from quietcore.isolation import irq_steps, refreshed
-from quietcore.model import CpuSet, Entry, Ledger, Machine, Plan, union
-from quietcore.placement import reserved_cpus
-
-
-def shared_pool(world: World, machine: Machine, ledger: Ledger) -> CpuSet:
-    """Every usable CPU that no VM owns; without the reserved ones under the kubelet's strict-cpu-reservation.
-
-    Where a VM that is on the move owns all that is left, the pool is already what it will be when the VM has arrived.
-    """
-    options = world.config.options
-    usable = machine.usable
-    if options.cpu.strict_cpu_reservation:
-        usable -= reserved_cpus(machine, options)
-    return usable - ledger.owned or usable - union(plan.exclusive for plan in ledger.plans)
-
-
-def current_plan(world: World, machine: Machine, ledger: Ledger, plan: Plan) -> Plan:
-    """A VM's plan with the shared pool as it is now."""
-    return refreshed(plan, shared_pool(world, machine, ledger))
+from quietcore.isolation import irq_steps
+from quietcore.model import CpuSet, Entry, Ledger, Machine, union
 
 
 def follow_pool(world: World, machine: Machine, ledger: Ledger) -> None:

@@ -17,7 +17,8 @@ from typing import Literal, TypeAlias
 
 from quietcore.engine import adopt, repin
 from quietcore.engine.observe import findings_of, observe
-from quietcore.engine.pool import current_plan, follow_pool, interrupts_away
+from quietcore.engine.pool import follow_pool, interrupts_away
+from quietcore.engine.shared import current_plan
 from quietcore.engine.start import start
 from quietcore.engine.teardown import ask_to_end, tear_down
 from quietcore.engine.world import Event, World

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from quietcore.engine.adopt import release
 from quietcore.engine.apply import Applier
 from quietcore.engine.observe import Observation, observe
-from quietcore.engine.pool import follow_pool, interrupts_away, shared_pool
+from quietcore.engine.pool import follow_pool, interrupts_away
 from quietcore.engine.realtime import restore_host
 from quietcore.engine.reconcile import recover
 from quietcore.engine.settle import settle
+from quietcore.engine.shared import shared_pool
 from quietcore.engine.world import World
 from quietcore.errors import OperationFailed, QuietcoreError
 from quietcore.host import cgroups

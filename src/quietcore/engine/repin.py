@@ -15,9 +15,10 @@ from quietcore.engine.apply import Applier
 from quietcore.engine.copies import keep_copy
 from quietcore.engine.identity import strategy_of
 from quietcore.engine.observe import findings_of, observe
-from quietcore.engine.pool import current_plan, follow_pool, interrupts_away, shared_pool
+from quietcore.engine.pool import follow_pool, interrupts_away
 from quietcore.engine.realtime import raise_kernel_threads, restore_unused
 from quietcore.engine.settle import before_move, settle
+from quietcore.engine.shared import current_plan, shared_pool
 from quietcore.engine.undo import UndoStack
 from quietcore.engine.world import Event, World
 from quietcore.errors import InputError, OperationFailed, Problem, QuietcoreError, UndoFailed

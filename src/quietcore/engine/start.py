@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
 
 from quietcore import images, pod
 from quietcore.engine.copies import keep_copy
@@ -17,10 +16,8 @@ from quietcore.engine.teardown import tear_down
 from quietcore.engine.undo import UndoStack
 from quietcore.engine.world import Event, World
 from quietcore.errors import InputError, OperationFailed
-from quietcore.model import ClusterConfig, Entry, LauncherPod, Ledger, Machine, Plan, Refusal, VmName, VmSpec
+from quietcore.model import KUBEVIRT_DEFAULTS, ClusterConfig, Entry, LauncherPod, Ledger, Machine, Plan, Refusal, VmName, VmSpec
 from quietcore.placement import admit
-
-KUBEVIRT_DEFAULTS: Final = ClusterConfig()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

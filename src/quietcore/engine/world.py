@@ -6,15 +6,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from quietcore.config import Config
-from quietcore.host.fs import HostFs
-from quietcore.host.kvm import Acceleration
-from quietcore.host.threads import ThreadControl
-from quietcore.images import ImageStore, Runner
 from quietcore.model import CpuSet, Ledger, VmName
-from quietcore.virt.hypervisor import DomainView, QemuThreads
+
+if TYPE_CHECKING:  # a reader of events needs none of what a world is made of
+    from quietcore.config import Config
+    from quietcore.host.fs import HostFs
+    from quietcore.host.kvm import Acceleration
+    from quietcore.host.threads import ThreadControl
+    from quietcore.images import ImageStore, Runner
+    from quietcore.virt.hypervisor import DomainView, QemuThreads
 
 
 class Hypervisor(Protocol):

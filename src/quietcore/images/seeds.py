@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from pycdlib import PyCdlib
-
 from quietcore.images.files import copy_stream
 from quietcore.model import CloudInit, VmName
 
@@ -39,6 +37,8 @@ def seed_files(seed: CloudInit, vm: VmName, hostname: str) -> tuple[str, Mapping
 
 def write_seed(seed: CloudInit, vm: VmName, hostname: str, target: Path) -> None:
     """Write the seed of `vm` as the new file `target`."""
+    from pycdlib import PyCdlib  # noqa: PLC0415  # most VMs have no seed
+
     label, files = seed_files(seed, vm, hostname)
     iso = PyCdlib()
     iso.new(interchange_level=4, vol_ident=label, joliet=3, rock_ridge="1.09")

@@ -23,7 +23,6 @@ from quietcore.errors import InputError, OperationFailed, PermissionProblem, Pro
 from quietcore.images.content import DIRECTORY_MODE, DISK_DIRECTORY, ContentWriter, StoredFile, StoredImage
 from quietcore.images.files import opened, write_whole
 from quietcore.images.formats import disk_format
-from quietcore.images.layers import unpack
 from quietcore.images.reference import canonical
 from quietcore.images.runner import Runner
 from quietcore.images.tree import inner
@@ -89,6 +88,8 @@ class ImageStore:
 
         Raises OperationFailed with skopeo's own words.
         """
+        from quietcore.images.layers import unpack  # noqa: PLC0415  # brings tarfile, which no other use of the store needs
+
         name = canonical(reference)
         with self._changing() as directory, tempfile.TemporaryDirectory(prefix=".pull-", dir=self._root) as work:
             oci = Path(work) / "oci"

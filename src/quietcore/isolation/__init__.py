@@ -1,15 +1,36 @@
 """Keeping everything that is not a vCPU off a VM's CPUs: pure functions from a plan and what the kernel shows to steps and findings."""
 
-from quietcore.isolation.adoption import cpu_groups_back, files_back, partition_back, policies_back, threads_back, touched
-from quietcore.isolation.budgets import budget_files, budget_steps, no_budget
-from quietcore.isolation.irqs import irq_steps
-from quietcore.isolation.locking import MemoryLock, unlocked
-from quietcore.isolation.moving import move_order, moved_vcpus, moving_steps, narrowed
-from quietcore.isolation.realtime import inversions, is_below, polling_cpus, raising_steps, realtime_cpus
-from quietcore.isolation.steps import Isolation, isolate, mechanism_of, refreshed, released
-from quietcore.isolation.targets import HOUSEKEEPING, partition_cpus
-from quietcore.isolation.throttling import FAIR_SERVERS, THROTTLE, fair_server_file, taken, throttled, unthrottling_steps
-from quietcore.isolation.verify import ForeignTask, IrqFact, by_severity, verify
+from typing import TYPE_CHECKING
+
+from quietcore.lazy import names_of
+
+if TYPE_CHECKING:
+    from quietcore.isolation.adoption import cpu_groups_back, files_back, partition_back, policies_back, threads_back, touched
+    from quietcore.isolation.budgets import budget_files, budget_steps, no_budget
+    from quietcore.isolation.foreign import ForeignTask, IrqFact
+    from quietcore.isolation.irqs import irq_steps
+    from quietcore.isolation.locking import MemoryLock, unlocked
+    from quietcore.isolation.moving import move_order, moved_vcpus, moving_steps, narrowed
+    from quietcore.isolation.realtime import inversions, is_below, polling_cpus, raising_steps, realtime_cpus
+    from quietcore.isolation.steps import Isolation, isolate, mechanism_of, refreshed, released
+    from quietcore.isolation.targets import HOUSEKEEPING, partition_cpus
+    from quietcore.isolation.throttling import FAIR_SERVERS, THROTTLE, fair_server_file, taken, throttled, unthrottling_steps
+    from quietcore.isolation.verifying import by_severity, verify
+else:
+    __getattr__ = names_of(
+        __name__,
+        adoption="cpu_groups_back files_back partition_back policies_back threads_back touched",
+        budgets="budget_files budget_steps no_budget",
+        foreign="ForeignTask IrqFact",
+        irqs="irq_steps",
+        locking="MemoryLock unlocked",
+        moving="move_order moved_vcpus moving_steps narrowed",
+        realtime="inversions is_below polling_cpus raising_steps realtime_cpus",
+        steps="Isolation isolate mechanism_of refreshed released",
+        targets="HOUSEKEEPING partition_cpus",
+        throttling="FAIR_SERVERS THROTTLE fair_server_file taken throttled unthrottling_steps",
+        verifying="by_severity verify",
+    )
 
 __all__ = [
     "FAIR_SERVERS",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from quietcore.isolation.verify import IrqFact
+from quietcore.isolation.foreign import IrqFact
 from quietcore.model import CpuSet, SetValue
 
 

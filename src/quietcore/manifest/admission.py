@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from quietcore.errors import Problem
-from quietcore.manifest.documents import KUBEVIRT_DEFAULTS, SourceText, problems_and_warnings
-from quietcore.model.cluster import ClusterConfig
+from quietcore.manifest.documents import SourceText, problems_and_warnings
+from quietcore.model.cluster import KUBEVIRT_DEFAULTS, ClusterConfig
 
 _INVALID: Final = 422
 _BAD_REQUEST: Final = 400

@@ -16,10 +16,9 @@ from quietcore.manifest.preferences import preference_faults
 from quietcore.manifest.reader import Reading
 from quietcore.manifest.tree import Tree
 from quietcore.manifest.vm import Vm
-from quietcore.model.cluster import ClusterConfig
+from quietcore.model.cluster import KUBEVIRT_DEFAULTS, ClusterConfig
 from quietcore.model.spec import VmName, VmSpec
 
-KUBEVIRT_DEFAULTS: Final = ClusterConfig()
 _VMS: Final = ("VirtualMachine", "VirtualMachineInstance")
 _CATALOG: Final = (
     "VirtualMachineInstancetype",

@@ -1,66 +1,80 @@
 """The values that flow through quietcore. Standard library only; import them from here."""
 
-from quietcore.model.cgroups import (
-    Applied,
-    CgroupFacts,
-    MakeGroup,
-    MoveProcess,
-    MoveThread,
-    SetAffinity,
-    SetScheduler,
-    SetValue,
-    Step,
-    levels_of,
-)
-from quietcore.model.cluster import ClusterConfig
-from quietcore.model.cpuset import CpuSet, union
-from quietcore.model.domain import DomainDisk, DomainFacts, VcpuSched
-from quietcore.model.ledger import Adoption, Entry, Ledger, Phase
-from quietcore.model.machine import LogicalCpu, Machine, NumaNode
-from quietcore.model.options import Compat, CpuPolicyOptions, Options, TopologyPolicy, TopologyScope
-from quietcore.model.plan import (
-    Assignment,
-    GuestCell,
-    MemoryBinding,
-    MemoryBlock,
-    NearestFit,
-    Plan,
-    Reason,
-    Refusal,
-    VcpuPlacement,
-)
-from quietcore.model.pod import COMPUTE, PLACEHOLDER, Container, GuestShape, LauncherPod, QosClass
-from quietcore.model.quantity import Quantity
-from quietcore.model.realtime import Budget, BudgetLevel, RealtimeHost
-from quietcore.model.spec import (
-    Bus,
-    CloudInit,
-    ContainerDisk,
-    CpuFeature,
-    CpuSpec,
-    Disk,
-    EmptyDisk,
-    Firmware,
-    GuestTopology,
-    HostDisk,
-    Interface,
-    IoThreads,
-    IoThreadsPolicy,
-    KernelBoot,
-    MemorySpec,
-    Realtime,
-    Resources,
-    RunStrategy,
-    Source,
-    Strategy,
-    ThreadPolicy,
-    VmName,
-    VmSpec,
-)
-from quietcore.model.threads import Finding, HostThread, Mechanism, Policy, Role, Severity, ThreadCensus, vcpu_of_comm
+from typing import TYPE_CHECKING
+
+from quietcore.lazy import names_of
+
+if TYPE_CHECKING:
+    from quietcore.model.cgroups import (
+        Applied,
+        CgroupFacts,
+        MakeGroup,
+        MoveProcess,
+        MoveThread,
+        SetAffinity,
+        SetScheduler,
+        SetValue,
+        Step,
+        levels_of,
+    )
+    from quietcore.model.cluster import KUBEVIRT_DEFAULTS, ClusterConfig
+    from quietcore.model.cpuset import CpuSet, union
+    from quietcore.model.domain import DomainDisk, DomainFacts, VcpuSched
+    from quietcore.model.ledger import Adoption, Entry, Ledger, Phase
+    from quietcore.model.machine import LogicalCpu, Machine, NumaNode
+    from quietcore.model.options import Compat, CpuPolicyOptions, Options, TopologyPolicy, TopologyScope
+    from quietcore.model.plan import Assignment, GuestCell, MemoryBinding, MemoryBlock, NearestFit, Plan, Reason, Refusal, VcpuPlacement
+    from quietcore.model.pod import COMPUTE, PLACEHOLDER, Container, GuestShape, LauncherPod, QosClass
+    from quietcore.model.quantity import Quantity
+    from quietcore.model.realtime import Budget, BudgetLevel, RealtimeHost
+    from quietcore.model.spec import (
+        Bus,
+        CloudInit,
+        ContainerDisk,
+        CpuFeature,
+        CpuSpec,
+        Disk,
+        EmptyDisk,
+        Firmware,
+        GuestTopology,
+        HostDisk,
+        Interface,
+        IoThreads,
+        IoThreadsPolicy,
+        KernelBoot,
+        MemorySpec,
+        Realtime,
+        Resources,
+        RunStrategy,
+        Source,
+        Strategy,
+        ThreadPolicy,
+        VmName,
+        VmSpec,
+    )
+    from quietcore.model.threads import Finding, HostThread, Mechanism, Policy, Role, Severity, ThreadCensus, vcpu_of_comm
+else:
+    __getattr__ = names_of(
+        __name__,
+        cgroups="Applied CgroupFacts MakeGroup MoveProcess MoveThread SetAffinity SetScheduler SetValue Step levels_of",
+        cluster="KUBEVIRT_DEFAULTS ClusterConfig",
+        cpuset="CpuSet union",
+        domain="DomainDisk DomainFacts VcpuSched",
+        ledger="Adoption Entry Ledger Phase",
+        machine="LogicalCpu Machine NumaNode",
+        options="Compat CpuPolicyOptions Options TopologyPolicy TopologyScope",
+        plan="Assignment GuestCell MemoryBinding MemoryBlock NearestFit Plan Reason Refusal VcpuPlacement",
+        pod="COMPUTE PLACEHOLDER Container GuestShape LauncherPod QosClass",
+        quantity="Quantity",
+        realtime="Budget BudgetLevel RealtimeHost",
+        spec="Bus CloudInit ContainerDisk CpuFeature CpuSpec Disk EmptyDisk Firmware GuestTopology HostDisk Interface IoThreads "
+        "IoThreadsPolicy KernelBoot MemorySpec Realtime Resources RunStrategy Source Strategy ThreadPolicy VmName VmSpec",
+        threads="Finding HostThread Mechanism Policy Role Severity ThreadCensus vcpu_of_comm",
+    )
 
 __all__ = [
     "COMPUTE",
+    "KUBEVIRT_DEFAULTS",
     "PLACEHOLDER",
     "Adoption",
     "Applied",

@@ -33,3 +33,7 @@ class ClusterConfig:
     max_cpu_sockets: int = 0
     max_guest_bytes: int = 0
     max_hotplug_ratio: int = 4
+
+
+KUBEVIRT_DEFAULTS: Final = ClusterConfig()
+"""A cluster that nobody configured."""

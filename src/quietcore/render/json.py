@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias, assert_never
 
-import yaml
-
 from quietcore.errors import Problem, QuietcoreError
 from quietcore.model import CpuSet, Finding, HostThread, LogicalCpu, MemoryBinding, NumaNode, Plan, Reason, Refusal, VcpuPlacement, VmName
 from quietcore.render.values import Care, CpuUse, Description, DescriptionList, HostMap, PlanList, Printable, Verification, VerificationList
@@ -57,6 +55,8 @@ def dumps(value: Printable) -> str:
 
 def dumps_yaml(value: Printable) -> str:
     """The same object as YAML."""
+    import yaml  # noqa: PLC0415  # most commands print none
+
     return yaml.safe_dump(json.loads(dumps(value)), sort_keys=False, allow_unicode=True, width=140)
 
 

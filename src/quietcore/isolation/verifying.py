@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
+from quietcore.isolation.foreign import ForeignTask, IrqFact
 from quietcore.isolation.realtime import inversions
 from quietcore.isolation.targets import Target, targets, vcpu_group
 from quietcore.isolation.throttling import throttled
 from quietcore.model import CgroupFacts, CpuSet, Finding, HostThread, Mechanism, Plan, RealtimeHost, ThreadCensus
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForeignTask:
-    """A task of the host that is not the VM's and could be kept off a CPU (threads that are bound to one CPU are no foreigners)."""
-
-    tid: int
-    comm: str
-    allowed: CpuSet
-    kernel: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IrqFact:
-    """An interrupt: the CPUs that it may be delivered to. `managed` ones are the kernel's own to place."""
-
-    irq: int
-    name: str
-    allowed: CpuSet
-    managed: bool = False
 
 
 def verify(
