@@ -191,7 +191,7 @@ def give_back(world: World, entry: Entry, ledger: Ledger) -> None:
     for policy in policies_back(adopted, seen.census):
         applier.apply(policy)
     standing = cgroups.cpu_groups(world.fs, (one.tid for one in seen.census.threads if one.tid in adopted.cpu_groups or not one.kernel))
-    for move in cpu_groups_back(adopted, standing, cgroups.v1_cpu_mount(world.fs)):
+    for move in cpu_groups_back(adopted, standing, cgroups.v1_mount(world.fs, "cpu")):
         applier.apply(move)
     _levels_back(world, entry, others)
     _unpin(world, entry)

@@ -144,7 +144,7 @@ def facts(fs: HostFs, tree: Hierarchy, groups: Groups, probe: Probe) -> CgroupFa
     )
     if groups.layout == "none":
         return bare
-    bare = replace(bare, quota_mount=tree.mount if tree.version == 2 else v1_cpu_mount(fs))
+    bare = replace(bare, quota_mount=tree.mount if tree.version == 2 else v1_mount(fs, "cpu"))
     home = f"{tree.mount}{groups.home}"
     children = [f"{groups.home}/{name}" for name in fs.listdir(home) if fs.is_dir(f"{home}/{name}")] if fs.is_dir(home) else []
     exclusive = {level: fs.read_or(bare.file(level, "cpuset.cpus.exclusive"), _ABSENT) for level in bare.levels}
@@ -179,14 +179,14 @@ def _quota(fs: HostFs, facts_: CgroupFacts, group: str) -> str:
 
 def cpu_groups(fs: HostFs, tids: Iterable[int]) -> Mapping[int, str]:
     """Where threads stand in cgroup v1's cpu hierarchy; a thread that ended is left out, and all of them where it is not mounted."""
-    texts = {tid: fs.read_or(f"/proc/{tid}/cgroup", "") for tid in tids} if v1_cpu_mount(fs) else {}
+    texts = {tid: fs.read_or(f"/proc/{tid}/cgroup", "") for tid in tids} if v1_mount(fs, "cpu") else {}
     return MappingProxyType({tid: cgroup_of(text, 1, "cpu") for tid, text in texts.items() if text})
 
 
-def v1_cpu_mount(fs: HostFs) -> str:
-    """Where cgroup v1's cpu controller is mounted; "" where it is not."""
+def v1_mount(fs: HostFs, controller: str) -> str:
+    """Where one of cgroup v1's controllers is mounted; "" where it is not."""
     for line in fs.read_or("/proc/self/mounts", "").splitlines():
         fields = line.split()
-        if len(fields) > 3 and fields[2] == "cgroup" and "cpu" in fields[3].split(","):
+        if len(fields) > 3 and fields[2] == "cgroup" and controller in fields[3].split(","):
             return fields[1]
     return ""

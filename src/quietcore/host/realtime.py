@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from types import MappingProxyType
 
-from quietcore.host.cgroups import cpu_groups, v1_cpu_mount
+from quietcore.host.cgroups import cpu_groups, v1_mount
 from quietcore.host.fs import HostFs
 from quietcore.isolation import fair_server_file
 from quietcore.model import Budget, BudgetLevel, CpuSet, RealtimeHost, levels_of
@@ -15,7 +15,7 @@ _SYSCTL = "/proc/sys/kernel/sched_rt_"
 
 def realtime_host(fs: HostFs, cpus: CpuSet, tids: Iterable[int]) -> RealtimeHost:
     """The limits on these CPUs, for the threads that are to be real-time. A thread that ended is left out."""
-    mount = v1_cpu_mount(fs)
+    mount = v1_mount(fs, "cpu")
     budgeted = bool(mount) and fs.exists(f"{mount}/cpu.rt_runtime_us")
     groups = cpu_groups(fs, tids) if budgeted else MappingProxyType({})
     below = sorted({group for group in groups.values() if group != "/"})

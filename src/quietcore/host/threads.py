@@ -210,9 +210,18 @@ def _foreign(fs: HostFs, path: str, tid: int, cpus: CpuSet) -> ForeignTask | Non
     allowed = CpuSet.parse(status_field(status, "Cpus_allowed_list"))
     if allowed.isdisjoint(cpus):
         return None
-    stat = fs.read_or(f"{path}/stat", "")
-    fields = stat[stat.rfind(")") + 2 :].split()  # the name may hold anything, ") " included: split at the last parenthesis
-    flags = int(fields[6]) if len(fields) > 6 else 0
+    flags = _flags(fs, path)
     if flags & _NO_SETAFFINITY:
         return None
     return ForeignTask(tid=tid, comm=status_field(status, "Name"), allowed=allowed, kernel=bool(flags & _KTHREAD))
+
+
+def kernel_tasks(fs: HostFs) -> frozenset[int]:
+    """The threads of the kernel itself."""
+    return frozenset(int(name) for name in fs.listdir("/proc") if name.isdigit() and _flags(fs, f"/proc/{name}") & _KTHREAD)
+
+
+def _flags(fs: HostFs, path: str) -> int:
+    stat = fs.read_or(f"{path}/stat", "")
+    fields = stat[stat.rfind(")") + 2 :].split()  # the name may hold anything, ") " included: split at the last parenthesis
+    return int(fields[6]) if len(fields) > 6 else 0
