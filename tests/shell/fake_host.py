@@ -78,6 +78,7 @@ class FakeFs(HostFs):
         self.mount = V1 if version == 1 else V2
         self.claimed: set[str] = set()  # groups that were ever told to be a partition
         self.partitions = partitions
+        self.offline = CpuSet()
 
     def write(self, path: str, text: str) -> None:
         with self.faults.change(f"write {path}", refused):
@@ -92,6 +93,8 @@ class FakeFs(HostFs):
                 text = " ".join(sorted(words))
             if name == "cpuset.cpus" and not text.strip() and self.read(path).strip() and self._has_tasks(path):
                 raise OSError(errno.ENOSPC, "tasks live here", path)
+            if name == "cpuset.cpus" and self.version == 1 and not self.offline.isdisjoint(CpuSet.parse(text)):
+                raise OSError(errno.EINVAL, "Invalid argument", path)
             super().write(path, "")
             self.path(path).write_text(text.strip() + "\n")
             if name == "cpuset.cpus.partition":
@@ -118,6 +121,8 @@ class FakeFs(HostFs):
         invalid = ""
         if not self.partitions:
             invalid = " invalid (not here)"
+        elif not own - self.offline:
+            invalid = " invalid (No cpu left)"
         elif not own or not own <= _cpus(group.parent, "cpuset.cpus.exclusive"):
             invalid = " invalid (Parent unable to distribute cpu downstream)"
         elif any(not own.isdisjoint(_cpus(one, "cpuset.cpus.exclusive") or _cpus(one, "cpuset.cpus")) for one in siblings):
@@ -129,12 +134,31 @@ class FakeFs(HostFs):
         if self.version == 1:
             return CpuSet.parse(self.read(f"{self.mount}{group}/cpuset.cpus"))
         if self._is_partition(group):
-            return CpuSet.parse(self.read(f"{self.mount}{group}/cpuset.cpus.exclusive"))
+            return CpuSet.parse(self.read(f"{self.mount}{group}/cpuset.cpus.exclusive")) - self.offline
         if group in {"", "/"}:
             taken = (self.effective(one) for one in self.claimed if self._is_partition(one))
-            return CpuSet.parse(self.read(f"{self.mount}/cpuset.cpus")) - union(taken)
+            return CpuSet.parse(self.read(f"{self.mount}/cpuset.cpus")) - self.offline - union(taken)
         above = self.effective(group.rpartition("/")[0])
         return CpuSet.parse(self.read(f"{self.mount}{group}/cpuset.cpus")) & above or above
+
+    def switch(self, cpu: int, *, on: bool) -> None:
+        """A CPU goes or comes: cgroup v1 forgets it in every cpuset for good, and sends tasks up where none is left; partitions follow."""
+        self.offline = self.offline - CpuSet.of(cpu) if on else self.offline | CpuSet.of(cpu)
+        online = self.path("/sys/devices/system/cpu/online")
+        everyone = CpuSet.parse(self.read("/sys/devices/system/cpu/present")) - self.offline
+        online.write_text(f"{everyone}\n")
+        for group in [one for one in sorted(self.path(self.mount).rglob("*")) if one.is_dir()]:
+            if self.version == 2:
+                self._judge(group)
+                continue
+            cpus = _cpus(group, "cpuset.cpus")
+            (group / "cpuset.cpus").write_text(f"{cpus - self.offline}\n")
+            name = str(group).removeprefix(str(self.path(self.mount)))
+            for tid in self._tids() if cpus and not cpus - self.offline else ():
+                if self._group(tid) == name:
+                    self.set_group(self._process_of(tid), tid, name.rpartition("/")[0])
+        if self.version == 1:
+            self.path(f"{self.mount}/cpuset.cpus").write_text(f"{everyone}\n")
 
     def limit(self, tid: int) -> CpuSet:
         """The CPUs that a task's group leaves it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from dataclasses import replace
 from fractions import Fraction
 
@@ -10,7 +9,7 @@ import pytest
 
 from quietcore.engine import Engine
 from quietcore.errors import InputError
-from quietcore.model import ClusterConfig, CpuSet, CpuSpec, Firmware, GuestTopology, IoThreads, MemorySpec, Realtime, VmName, VmSpec
+from quietcore.model import ClusterConfig, CpuSpec, Firmware, GuestTopology, IoThreads, MemorySpec, Realtime, VmName, VmSpec, union
 from tests.shell.fake_host import FakeHost
 
 KINDS = {
@@ -208,18 +207,21 @@ def test_a_guest_that_is_not_this_hosts_kind_is_refused_with_all_reasons_before_
     assert engine.world.books.load().entries == ()
 
 
-def test_a_vm_whose_cpu_went_offline_does_not_stop_another_from_starting(host, monkeypatch):
+@pytest.mark.parametrize("strategy", ["dedicated", "housekeeping", "whole"])
+def test_a_vm_whose_cpu_went_offline_waits_off_the_cpus_of_a_newcomer_and_returns(host, strategy):
     engine = host.program()
-    engine.apply(spec("a"), "text")
-    host.fs.path("/sys/devices/system/cpu/online").write_text("0,2-3\n")
-    asked, told = host.threads.affinity, host.threads.set_affinity
-
-    def set_affinity(tid, cpus):
-        if cpus == CpuSet.of(1):
-            raise OSError(errno.EINVAL, "no such CPU is online")
-        told(tid, cpus)
-
-    monkeypatch.setattr(host.threads, "set_affinity", set_affinity)
-    monkeypatch.setattr(host.threads, "affinity", lambda tid: (asked(tid) - CpuSet.of(1)) or CpuSet.of(0))  # the kernel moves it away
+    engine.apply(spec("a", vcpus=1, strategy=strategy), "text")
+    before = host.state()["placed"]
+    host.fs.switch(1, on=False)
+    (gone,) = (one for one in engine.verify(engine.view(VmName(name="a"))).findings if one.code == "cpu-offline")
+    assert (gone.severity, gone.id) == ("error", "1")
     assert engine.apply(spec("b"), "text").result == "created"
-    assert str(engine.view(VmName(name="b")).plan.dedicated) == "2"
+    newcomer = engine.view(VmName(name="b")).plan.dedicated
+    threads = [thread for thread in engine.observation(VmName(name="a")).census.threads if thread.role != "pit"]
+    assert newcomer.isdisjoint(union(thread.allowed for thread in threads)), threads
+    assert engine.verify(engine.view(VmName(name="b"))).ok
+    host.fs.switch(1, on=True)
+    assert engine.apply(spec("a", vcpus=1, strategy=strategy), "text").result in {"repaired", "unchanged"}  # by us, or by the kernel
+    assert engine.verify(engine.view(VmName(name="a"))).ok
+    engine.delete(VmName(name="b"))
+    assert host.state()["placed"] == before

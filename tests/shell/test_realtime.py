@@ -213,6 +213,20 @@ def test_locked_memory_is_read_back(tmp_path):
     assert snapshot(host) == before
 
 
+def test_a_real_time_vcpu_whose_cpu_went_offline_polls_on_nobody_elses_and_is_real_time_again_when_it_returns(host):
+    engine = host.program()
+    engine.apply(realtime("a", 1, "0"), "text")
+    (vcpu,) = engine.observation(A).census.vcpus
+    host.fs.switch(1, on=False)
+    engine.apply(realtime("b", 1, "0"), "text")
+    assert host.threads.scheduler(vcpu.tid) == ("other", 0)
+    assert codes(engine, B) == []
+    host.fs.switch(1, on=True)
+    engine.apply(realtime("a", 1, "0"), "text")
+    assert host.threads.scheduler(vcpu.tid) == ("fifo", 1)
+    assert codes(engine, A) == []
+
+
 @pytest.mark.parametrize("kind", ["v1 libvirt", "v1 bare"])
 def test_an_adopted_domain_that_became_real_time_stands_in_every_hierarchy_where_it_stood(tmp_path, kind):
     host = RealtimeHost(tmp_path, **KINDS[kind])

@@ -18,7 +18,7 @@ from quietcore.engine.pool import follow_pool
 from quietcore.engine.settle import settle
 from quietcore.errors import OperationFailed, QuietcoreError
 from quietcore.host import cgroups, glance
-from quietcore.isolation import refreshed, verify
+from quietcore.isolation import refreshed, verify, waiting
 from quietcore.model import Applied, Entry, Finding, Ledger, Machine, Plan, VmName
 from quietcore.placement import reserved_cpus
 from quietcore.render.values import Care
@@ -62,7 +62,8 @@ class Caretaker:
             return True
         known = self.vms.setdefault(vm, Known(vm=vm))
         try:
-            if not known.trouble and self._is_right(known, entry.domain, refreshed(entry.plan, self.state.shared(ledger))):
+            plan = refreshed(entry.plan, self.state.shared(ledger))
+            if not known.trouble and self._is_right(known, entry.domain, waiting(plan, self.state.cpus.online)):
                 return True
         except ProcessLookupError:
             return False
@@ -183,7 +184,7 @@ class Caretaker:
             self.log.add("recovered", known.vm)
             known.trouble = ""
         known.found(errors)
-        known.right = self._as_right(plan, seen)
+        known.right = self._as_right(waiting(plan, self.state.cpus.online), seen)
 
     def _as_right(self, plan: Plan, seen: Observation) -> Right:
         census, facts = seen.census, seen.facts

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from quietcore.host.fs import HostFs
+from quietcore.isolation import offline
 from quietcore.machines.sysfs import CPU, EFFECTIVE_CPUS, ISOLATED
 from quietcore.model import CpuSet, Finding, Ledger, VmName
 
@@ -46,16 +47,7 @@ def findings(ledger: Ledger, cpus: HostCpus, smt_before: str) -> dict[VmName, tu
 
 
 def _of_vm(owned: CpuSet, cpus: HostCpus, smt_before: str) -> Iterator[Finding]:
-    for cpu in owned - cpus.online:
-        yield Finding(
-            code="cpu-offline",
-            severity="error",
-            kind="cpu",
-            id=str(cpu),
-            expected="online",
-            actual="offline",
-            hint=f"the kernel moved its thread elsewhere; echo 1 > /{CPU}/cpu{cpu}/online, and the agent puts it back",
-        )
+    yield from offline(owned, cpus.online)
     if smt_before and cpus.smt != smt_before:
         words = {"0": "SMT off", "1": "SMT on"}
         yield Finding(

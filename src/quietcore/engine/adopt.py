@@ -195,7 +195,7 @@ def give_back(world: World, entry: Entry, ledger: Ledger) -> None:
         applier.apply(move)
     _levels_back(world, entry, others)
     _unpin(world, entry)
-    online = CpuSet.parse(world.fs.read_or("/sys/devices/system/cpu/online", ""))
+    online = world.online
     known = union(thread.allowed for thread in adopted.threads)
     for value in files_back(adopted, known - online):
         if world.fs.exists(value.path):

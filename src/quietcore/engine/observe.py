@@ -57,6 +57,7 @@ def findings_of(world: World, entry: Entry, plan: Plan, seen: Observation, ledge
         cpu_kthreads=kernel_threads(world, plan),
         may_invert=may_invert(entry),
         unthrottled=host_of(world, plan) if may_unthrottle(world, entry, plan) else None,
+        online=world.online,
     )
     return by_severity((*found, *(unlocked(entry.spec.memory, lock) if lock is not None else ())))
 

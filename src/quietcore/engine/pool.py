@@ -8,7 +8,7 @@ from types import MappingProxyType
 from quietcore.engine.apply import Applier
 from quietcore.engine.settle import settle
 from quietcore.engine.shared import current_plan
-from quietcore.engine.world import Event, World
+from quietcore.engine.world import World
 from quietcore.errors import OperationFailed
 from quietcore.host import cgroups, irqs
 from quietcore.isolation import irq_steps
@@ -16,21 +16,12 @@ from quietcore.model import CpuSet, Entry, Ledger, Machine, union
 
 
 def follow_pool(world: World, machine: Machine, ledger: Ledger) -> None:
-    """Move whatever stands on the shared pool, of every running VM that is not itself on the move, to the pool of this ledger.
-
-    A VM whose own CPU went offline cannot be put in its place, which is no reason to refuse another one: it is told and left to `verify`.
-    """
+    """Move whatever stands on the shared pool, of every running VM that is not itself on the move, to the pool of this ledger."""
     running = {view.name for view in world.hypervisor.domains()}
     for entry in ledger.entries:
         if entry.plan is None or entry.moving is not None or entry.phase != "running" or entry.domain not in running:
             continue
-        offline = entry.plan.dedicated - machine.online
-        try:
-            settle(world, entry, current_plan(world, machine, ledger, entry.plan))
-        except OperationFailed as err:
-            if not offline:
-                raise
-            world.report(Event(vm=entry.vm, step="left alone", detail=f"its CPUs {offline} are offline: {err}", seconds=0.0))
+        settle(world, entry, current_plan(world, machine, ledger, entry.plan))
 
 
 def interrupts_away(world: World, ledger: Ledger) -> Ledger:
@@ -44,8 +35,7 @@ def interrupts_away(world: World, ledger: Ledger) -> Ledger:
     world.books.save(ledger)
     applier = Applier(world.fs, world.control, cgroups.hierarchy(world.fs))
     unmovable = set()
-    online = CpuSet.parse(world.fs.read_or("/sys/devices/system/cpu/online", ""))
-    for step in irq_steps(seen, ledger.irqs, owned, online - ledger.owned):
+    for step in irq_steps(seen, ledger.irqs, owned, world.online - ledger.owned):
         try:
             applier.apply(step)
         except OperationFailed:

@@ -9,9 +9,9 @@ from typing import Final
 from quietcore.engine.apply import Applier
 from quietcore.engine.observe import Observation, observe
 from quietcore.engine.realtime import after_fifo, before_fifo, host_of, priority_of, raise_kernel_threads, remember
-from quietcore.engine.world import World
+from quietcore.engine.world import Event, World
 from quietcore.host import cgroups
-from quietcore.isolation import Isolation, isolate, mechanism_of
+from quietcore.isolation import Isolation, isolate, mechanism_of, waiting
 from quietcore.model import Applied, Entry, Ledger, Plan, SetScheduler, Step
 
 _ROUNDS: Final = 4
@@ -42,9 +42,14 @@ def settle(
     """Apply the steps of `entry.mechanism`: at start, after the shared pool changed, or as a repair. Gives the number of writes.
 
     `tell` hears every write. None needs an undo of its own: what is not the VM's alone is in the books before, and given back when the
-    VM is taken down; the rest ends with its domain.
+    VM is taken down; the rest ends with its domain. Threads whose CPUs are offline wait elsewhere, which `verify` says.
     """
     applier = Applier(world.fs, world.control, cgroups.hierarchy(world.fs))
+    online = world.online
+    offline = plan.exclusive - online
+    if offline:
+        plan = waiting(plan, online)
+        world.report(Event(vm=entry.vm, step="waiting", detail=f"its CPUs {offline} are offline: what stood there shares", seconds=0.0))
     total = raise_kernel_threads(world, entry, plan, tell)  # before any vCPU may become SCHED_FIFO
     for _ in range(_ROUNDS):
         done = 0
@@ -63,7 +68,14 @@ def settle(
 def _steps(world: World, entry: Entry, plan: Plan, seen: Observation) -> tuple[Step, ...]:
     isolation = isolation_of(entry, plan, seen)
     host = host_of(world, plan, _realtime(isolation))
-    return (*before_fifo(entry, host), *isolation.steps, *after_fifo(world, entry, plan, host))
+    return (*_calmed(entry, plan, seen), *before_fifo(entry, host), *isolation.steps, *after_fifo(world, entry, plan, host))
+
+
+def _calmed(entry: Entry, plan: Plan, seen: Observation) -> tuple[Step, ...]:
+    """A real-time vCPU that waits on CPUs of others must not poll there: nobody raised the kernel threads of these."""
+    meant = {vcpu.vcpu for vcpu in entry.plan.vcpus if vcpu.realtime} if entry.plan is not None else set()
+    here = meant - {vcpu.vcpu for vcpu in plan.vcpus if vcpu.realtime}
+    return tuple(SetScheduler(tid=thread.tid, policy="other", priority=0) for thread in seen.census.vcpus if thread.vcpu in here)
 
 
 def _realtime(isolation: Isolation) -> tuple[int, ...]:

@@ -122,6 +122,11 @@ class World:
         """The host's boot, so that what was true before a reboot is not believed after it."""
         return self.fs.read_or("/proc/sys/kernel/random/boot_id", "").strip()
 
+    @property
+    def online(self) -> CpuSet:
+        """The CPUs that are online now."""
+        return CpuSet.parse(self.fs.read_or("/sys/devices/system/cpu/online", ""))
+
     def vm_directory(self, vm: VmName) -> Path:
         """Where a VM's files are."""
         return Path(self.config.state_dir) / "vms" / vm.domain

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from quietcore.isolation.locking import MemoryLock, unlocked
     from quietcore.isolation.moving import move_order, moved_vcpus, moving_steps, narrowed
     from quietcore.isolation.realtime import inversions, is_below, polling_cpus, raising_steps, realtime_cpus
-    from quietcore.isolation.steps import Isolation, isolate, mechanism_of, refreshed, released
+    from quietcore.isolation.steps import Isolation, isolate, mechanism_of, refreshed, released, waiting
     from quietcore.isolation.targets import HOUSEKEEPING, partition_cpus
     from quietcore.isolation.throttling import FAIR_SERVERS, THROTTLE, fair_server_file, taken, throttled, unthrottling_steps
-    from quietcore.isolation.verifying import by_severity, verify
+    from quietcore.isolation.verifying import by_severity, offline, verify
 else:
     __getattr__ = names_of(
         __name__,
@@ -26,10 +26,10 @@ else:
         locking="MemoryLock unlocked",
         moving="move_order moved_vcpus moving_steps narrowed",
         realtime="inversions is_below polling_cpus raising_steps realtime_cpus",
-        steps="Isolation isolate mechanism_of refreshed released",
+        steps="Isolation isolate mechanism_of refreshed released waiting",
         targets="HOUSEKEEPING partition_cpus",
         throttling="FAIR_SERVERS THROTTLE fair_server_file taken throttled unthrottling_steps",
-        verifying="by_severity verify",
+        verifying="by_severity offline verify",
     )
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "moving_steps",
     "narrowed",
     "no_budget",
+    "offline",
     "partition_back",
     "partition_cpus",
     "policies_back",
@@ -71,4 +72,5 @@ __all__ = [
     "unlocked",
     "unthrottling_steps",
     "verify",
+    "waiting",
 ]

@@ -28,6 +28,7 @@ from quietcore.model import (
     SetValue,
     Step,
     ThreadCensus,
+    VcpuPlacement,
     union,
 )
 
@@ -53,6 +54,21 @@ def mechanism_of(plan: Plan, facts: CgroupFacts) -> Mechanism:
 def refreshed(plan: Plan, shared: CpuSet) -> Plan:
     """The same plan after the shared pool changed: whatever stood on the pool follows it."""
     return replace(plan, shared=shared, emulator=shared if plan.emulator == plan.shared else plan.emulator)
+
+
+def waiting(plan: Plan, online: CpuSet) -> Plan:
+    """The same plan while CPUs of it are offline: whatever stood on these alone waits where the others are, and is not real-time there."""
+    emulator = plan.emulator & online or plan.shared
+    return replace(
+        plan,
+        vcpus=tuple(_waiting(vcpu) if vcpu.pcpu is not None and vcpu.pcpu not in online else vcpu for vcpu in plan.vcpus),
+        emulator=emulator,
+        io={number: cpus & online or emulator for number, cpus in plan.io.items()},
+    )
+
+
+def _waiting(vcpu: VcpuPlacement) -> VcpuPlacement:
+    return replace(vcpu, pcpu=None, node=None, core=None, realtime=False)
 
 
 def isolate(
@@ -103,7 +119,7 @@ def _partition(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator
     for level in facts.levels:
         wanted = facts.exclusive.get(level, CpuSet()) | partition_cpus(plan)
         yield SetValue(path=facts.file(level, "cpuset.cpus.exclusive"), value=str(wanted), readback="cpus")
-    if whole:
+    if whole and partition_cpus(plan):  # else its CPUs are offline, and the kernel lets it use those above
         yield SetValue(path=facts.file(facts.home, "cpuset.cpus"), value=str(partition_cpus(plan)), readback="cpus")
         yield SetValue(path=facts.file(facts.home, "cpuset.cpus.partition"), value="isolated")
     # First, because a sibling whose cpuset.cpus still holds a CPU makes its partition invalid ("not exclusive", seen on 6.12).
@@ -112,6 +128,8 @@ def _partition(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator
         group, cpus = vcpu_group(facts, thread.vcpu or 0), str(vcpu_cpus(plan, thread.vcpu or 0))
         if facts.layout == "bare":
             yield from _threaded_group(facts, group)
+        if not has_own_cpu(plan, thread.vcpu) and facts.partition_states.get(group, "member") != "member":
+            continue  # its CPU is offline: the kernel lets it use the CPUs above, and makes the partition valid again when it returns
         if has_own_cpu(plan, thread.vcpu) and not whole:
             yield SetValue(path=facts.file(group, "cpuset.cpus.exclusive"), value=cpus, readback="cpus")
             yield SetValue(path=facts.file(group, "cpuset.cpus.partition"), value="isolated")

@@ -26,11 +26,11 @@ class Target:
 
 
 def vcpu_cpus(plan: Plan, vcpu: int) -> CpuSet:
-    """The CPUs of one vCPU: its own pCPU, or the shared pool for a vCPU without one."""
+    """The CPUs of one vCPU: its own pCPU, or for a vCPU without one the shared pool; under the other strategies it stays with the VM."""
     for placement in plan.vcpus:
         if placement.vcpu == vcpu and placement.pcpu is not None:
             return CpuSet.of(placement.pcpu)
-    return plan.shared
+    return plan.shared if plan.strategy == "dedicated" else plan.emulator
 
 
 def other_cpus(plan: Plan, thread: HostThread) -> CpuSet:
@@ -48,8 +48,8 @@ def has_own_cpu(plan: Plan, vcpu: int | None) -> bool:
 
 
 def partition_cpus(plan: Plan) -> CpuSet:
-    """What isolated partitions take from the host: the dedicated CPUs or, under `whole`, everything that the VM runs on."""
-    return plan.dedicated | plan.emulator if plan.strategy == "whole" else plan.dedicated
+    """What isolated partitions take from the host: the dedicated CPUs or, under `whole`, everything of its own that the VM runs on."""
+    return (plan.dedicated | plan.emulator) & plan.exclusive if plan.strategy == "whole" else plan.dedicated
 
 
 def vcpu_group(facts: CgroupFacts, vcpu: int) -> str:

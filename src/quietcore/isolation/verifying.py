@@ -24,15 +24,18 @@ def verify(
     cpu_kthreads: tuple[HostThread, ...] = (),
     may_invert: bool = False,
     unthrottled: RealtimeHost | None = None,
+    online: CpuSet | None = None,
 ) -> tuple[Finding, ...]:
     """Every fact that is not as the plan says, errors first.
 
     `cpu_kthreads` are the kernel threads of the CPUs where the VM has real-time threads; `may_invert` says that the VM was allowed to
-    outrank them; `unthrottled` is the host as it is now, where its configuration switches throttling off for this VM.
+    outrank them; `unthrottled` is the host as it is now, where its configuration switches throttling off for this VM; `online` are the
+    host's CPUs, where they are to be looked at.
     A task or interrupt that is merely allowed on the VM's CPUs is `info` where the mechanism cannot exclude it and
     `error` inside an isolated partition, which promises exactly that.
     """
     findings = (
+        *offline(plan.exclusive if online is not None else CpuSet(), online or CpuSet()),
         *_missing(plan, census),
         *(finding for place in targets(plan, census, facts, mechanism, priority) for finding in _thread(place, plan)),
         *_partitions(plan, census, facts, mechanism),
@@ -49,6 +52,21 @@ def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Errors first, then warnings; each kind in the order in which it was found."""
     order = {"error": 0, "warning": 1, "info": 2}
     return tuple(sorted(findings, key=lambda one: order[one.severity]))
+
+
+def offline(owned: CpuSet, online: CpuSet) -> Iterator[Finding]:
+    """The CPUs of a VM that went away below it."""
+    for cpu in owned - online:
+        yield Finding(
+            code="cpu-offline",
+            severity="error",
+            kind="cpu",
+            id=str(cpu),
+            expected="online",
+            actual="offline",
+            hint=f"its thread waits elsewhere; echo 1 > /sys/devices/system/cpu/cpu{cpu}/online, and the agent or `quietcore apply` of "
+            "the same manifest puts it back",
+        )
 
 
 def _missing(plan: Plan, census: ThreadCensus) -> Iterator[Finding]:
