@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -112,6 +113,17 @@ class Cared:
         if announced:
             self.processes.tell("fork", pid + 2 + number, pid, self.now_s)
         return pid + 2 + number
+
+    def unplug(self, vm: str, number: int) -> None:
+        """The last vCPU is plugged out: its thread goes, and the group that libvirt made for it."""
+        machine, domain = self.host.hypervisor, f"default_{vm}"
+        thread, pid = self.vcpu(vm, number), machine.pids[domain]
+        machine._vcpus[domain] -= 1
+        for folder in (f"/proc/{pid}/task/{thread.tid}", f"/proc/{thread.tid}"):
+            shutil.rmtree(self.host.fs.path(folder))
+        if not machine.bare:
+            self.host.fs.drop(f"{self.host.fs.mount}{thread.cgroup}")
+        self.processes.tell("exit", thread.tid, pid, self.now_s)
 
     def vcpu_home(self, vm: str) -> str:
         """Where a new thread of the main thread is born."""

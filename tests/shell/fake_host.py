@@ -95,6 +95,8 @@ class FakeFs(HostFs):
                 raise OSError(errno.ENOSPC, "tasks live here", path)
             if name == "cpuset.cpus" and self.version == 1 and not self.offline.isdisjoint(CpuSet.parse(text)):
                 raise OSError(errno.EINVAL, "Invalid argument", path)
+            if name == "cpuset.cpus.exclusive" and any(not one.isdisjoint(CpuSet.parse(text)) for one in self._beside(path, name)):
+                raise OSError(errno.EINVAL, "a sibling claims it (cpus_excl_conflict, Linux 6.9)", path)
             super().write(path, "")
             self.path(path).write_text(text.strip() + "\n")
             if name == "cpuset.cpus.partition":
@@ -201,6 +203,11 @@ class FakeFs(HostFs):
         for place in {f"/proc/{pid}/task/{tid}/cgroup", f"/proc/{tid}/cgroup"}:
             self.path(place).parent.mkdir(parents=True, exist_ok=True)
             self.path(place).write_text(line)
+
+    def _beside(self, path: str, name: str) -> list[CpuSet]:
+        """What the groups beside this one have in the same file."""
+        group = self.path(path).parent
+        return [_cpus(one, name) for one in group.parent.iterdir() if one.is_dir() and one != group]
 
     def _has_tasks(self, path: str) -> bool:
         group = path.removeprefix(self.mount).rpartition("/")[0]

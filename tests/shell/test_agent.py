@@ -12,7 +12,7 @@ from quietcore.virt.events import DomainEvent
 from quietcore.virt.hypervisor import DomainView
 from tests.shell.fake_agent import Cared
 from tests.shell.fake_host import FakeHost
-from tests.shell.realtime_host import CPU, RealtimeHost, furnish
+from tests.shell.realtime_host import CPU, RealtimeHost, furnish, realtime
 from tests.shell.test_engine import KINDS, spec
 
 A, B = VmName(name="a"), VmName(name="b")
@@ -173,16 +173,29 @@ def test_a_plugged_vcpu_gets_a_cpu_from_the_books_and_gives_it_back(tmp_path, ki
     assert [str(thread.allowed) for thread in cared.engine.observation(A).census.vcpus] == ["1", "2"]
     assert cared.engine.view(A).entry.plan.exclusive == CpuSet.parse("1-2")
     assert cared.engine.verify(cared.engine.view(A)).ok
-    tid = cared.vcpu("a", 1).tid
-    host.hypervisor._vcpus["default_a"] -= 1
-    pid = host.hypervisor.pids["default_a"]
-    for folder in (f"/proc/{pid}/task/{tid}", f"/proc/{tid}"):
-        for file in host.fs.path(folder).iterdir():
-            file.unlink()
-        host.fs.path(folder).rmdir()
-    cared.processes.tell("exit", tid, pid, cared.now_s)
+    cared.unplug("a", 1)
     assert cared.settle()[0] == "vcpu-plugged-out"
     assert cared.engine.view(A).entry.plan.exclusive == CpuSet.parse("1")
+    cared.engine.apply(spec("b", 2), "text")
+    assert cared.engine.view(B).entry.plan.exclusive == CpuSet.parse("2-3")
+    assert cared.engine.view(B).entry.mechanism == cared.engine.view(A).entry.mechanism  # no claim on CPU 2 was left in its way
+    assert all(cared.engine.verify(view).ok for view in cared.engine.views())
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_plugged_real_time_vcpu_stays_below_the_kernel_threads_of_its_cpu_and_they_come_back(tmp_path, version):
+    host = RealtimeHost(tmp_path, version=version, partitions=version == 2, allowed=True)
+    vm = realtime("a", 1, "0-1")
+    host.program().apply(replace(vm, cpu=replace(vm.cpu, max_sockets=2)), "text")
+    before = host.state()
+    cared = Cared(host)
+    cared.plug("a")
+    cared.settle()
+    assert (host.threads.scheduler(cared.vcpu("a", 1).tid), host.priorities()["rcuc/2"]) == (("fifo", 1), ("fifo", 2))
+    cared.unplug("a", 1)
+    cared.settle()
+    now = host.state()
+    assert [now[what] for what in ("kernel threads", "settings")] == [before[what] for what in ("kernel threads", "settings")]
 
 
 def test_a_vcpu_that_the_manifest_does_not_allow_stays_on_the_shared_pool_and_is_an_error(cared):

@@ -14,7 +14,7 @@ from quietcore.agent.host_state import HostState
 from quietcore.agent.known import Cause, Known, Right, role_names, told
 from quietcore.engine import World
 from quietcore.engine.observe import Observation, observe
-from quietcore.engine.pool import follow_pool
+from quietcore.engine.repin import grow
 from quietcore.engine.settle import settle
 from quietcore.errors import OperationFailed, QuietcoreError
 from quietcore.host import cgroups, glance
@@ -108,15 +108,14 @@ class Caretaker:
         if entry.moving is not None or self.world.hypervisor.find(entry.domain) is None:
             return False  # ended, or a move was cut off: to be recovered
         seen = observe(self.world, vm, domain=entry.domain)
-        entry, changed = self._plugged(entry, seen, ledger, machine)
-        if changed:
-            ledger = ledger.with_entry(entry)
-            self.world.books.save(ledger)  # the intent, before the first write to the host
-            follow_pool(self.world, machine, ledger)
-        assert entry.plan is not None  # `adjust` never takes a plan away
-        plan = refreshed(entry.plan, self.state.shared(ledger))
+        adjusted = self._plugged(entry, seen, ledger, machine)
+        changed = adjusted != entry.plan
         writes: list[Applied] = []
         try:
+            if changed:
+                ledger = grow(self.world, machine, ledger, entry, there=adjusted, seen=seen)
+                entry, seen = ledger.find(vm) or entry, observe(self.world, vm, domain=entry.domain)
+            plan = refreshed(adjusted, self.state.shared(ledger))
             settle(self.world, entry, plan, seen, tell=writes.append)
         except OperationFailed as err:
             self._tell(known, cause, writes, seen)
@@ -128,7 +127,8 @@ class Caretaker:
         self._remember(known, entry, plan, seen)
         return True
 
-    def _plugged(self, entry: Entry, seen: Observation, ledger: Ledger, machine: Machine) -> tuple[Entry, bool]:
+    def _plugged(self, entry: Entry, seen: Observation, ledger: Ledger, machine: Machine) -> Plan:
+        """The plan for the vCPUs that run now."""
         running = frozenset(thread.vcpu for thread in seen.census.vcpus if thread.vcpu is not None)
         answer = hotplug.adjust(entry, running, machine, ledger, reserved_cpus(machine, self.world.config.options))
         for one in answer.came:
@@ -139,7 +139,8 @@ class Caretaker:
         for vcpu, why in answer.refused:
             if not any(one.code == "vcpu-unplanned" and one.id == str(vcpu) for one in known.care.findings):
                 self.log.add("vcpu-not-placed", entry.vm, vcpu=vcpu, why=why)
-        return answer.entry, bool(answer.came or answer.went)
+        assert answer.entry.plan is not None  # `adjust` never takes a plan away
+        return answer.entry.plan
 
     def _tell(self, known: Known, cause: Cause, writes: list[Applied], seen: Observation, *, changed: bool = False) -> None:
         """Say who was where for how long."""

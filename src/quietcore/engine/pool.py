@@ -12,7 +12,7 @@ from quietcore.engine.world import World
 from quietcore.errors import OperationFailed
 from quietcore.host import cgroups, irqs
 from quietcore.isolation import irq_steps
-from quietcore.model import CpuSet, Entry, Ledger, Machine, union
+from quietcore.model import Entry, Ledger, Machine, union
 
 
 def follow_pool(world: World, machine: Machine, ledger: Ledger) -> None:

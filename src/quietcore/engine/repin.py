@@ -1,5 +1,7 @@
 """The story of `quietcore repin`: the vCPUs of a running VM go to other CPUs, without a stop, or stay where they were.
 
+`grow` is the same for vCPUs that were plugged in or out, which nobody can undo.
+
 While it goes on the books give the VM both placements. `plan` is the one that holds if the command is cut off: the old one until
 every thread was read back on its new CPU, the new one from then on. `finish` brings a VM to it from anywhere in between.
 """
@@ -14,16 +16,17 @@ from quietcore import pod
 from quietcore.engine.apply import Applier
 from quietcore.engine.copies import keep_copy
 from quietcore.engine.identity import strategy_of
-from quietcore.engine.observe import findings_of, observe
+from quietcore.engine.observe import Observation, findings_of, observe
 from quietcore.engine.pool import follow_pool, interrupts_away
 from quietcore.engine.realtime import raise_kernel_threads, restore_unused
 from quietcore.engine.settle import before_move, settle
 from quietcore.engine.shared import current_plan, shared_pool
+from quietcore.engine.teardown import remove_tree
 from quietcore.engine.undo import UndoStack
 from quietcore.engine.world import Event, World
 from quietcore.errors import InputError, OperationFailed, Problem, QuietcoreError, UndoFailed
 from quietcore.host import cgroups
-from quietcore.host.cgroups import Groups, Probe
+from quietcore.host.cgroups import OWN_ROOT, Groups, Probe
 from quietcore.isolation import move_order, moved_vcpus, moving_steps, narrowed, released
 from quietcore.model import CpuSet, Entry, Ledger, Machine, Plan, Refusal
 from quietcore.placement import fit_of, move
@@ -116,6 +119,14 @@ def repin(world: World, machine: Machine, ledger: Ledger, step: Move) -> Ledger:
     return ledger
 
 
+def grow(world: World, machine: Machine, ledger: Ledger, entry: Entry, *, there: Plan, seen: Observation) -> Ledger:
+    """Bring a VM whose vCPUs were plugged in or out to the plan that follows. One that is cut off is finished by the next command."""
+    growing = replace(before_move(world, ledger, entry, there, seen), plan=there, moving=entry.plan)
+    ledger = ledger.with_entry(growing)
+    world.books.save(ledger)  # the intent, before the first write to the host
+    return finish(world, machine, ledger, growing)
+
+
 def finish(world: World, machine: Machine, ledger: Ledger, entry: Entry) -> Ledger:
     """Bring a VM that is on the move to the plan that its entry holds, and give the other one's CPUs back. Safe to repeat."""
     bring(world, machine, ledger, entry)
@@ -168,6 +179,9 @@ def _narrow(world: World, ledger: Ledger, entry: Entry) -> None:
     if entry.mechanism != "partition" or entry.plan is None or entry.moving is None:
         return
     tree = cgroups.hierarchy(world.fs)
+    for vcpu in sorted({one.vcpu for one in entry.moving.vcpus} - {one.vcpu for one in entry.plan.vcpus}):  # it was plugged out
+        if entry.cgroup_home.startswith(OWN_ROOT + "/"):
+            remove_tree(world, f"{tree.mount}{entry.cgroup_home}/vcpu{vcpu}")
     facts = cgroups.facts(world.fs, tree, Groups(layout="bare", home=entry.cgroup_home), Probe(works=False))
     applier = Applier(world.fs, world.control, tree)
     for step in released(facts, narrowed(entry.moving, entry.plan) - ledger.without(entry.vm).owned):

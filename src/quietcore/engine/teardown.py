@@ -50,7 +50,7 @@ def remove_groups(world: World, entry: Entry, others: Ledger) -> None:
     if not entry.cgroup_home or not tree.mount or entry.boot_id != world.boot_id or entry.plan is None:
         return
     if entry.cgroup_home.startswith(OWN_ROOT + "/"):
-        _remove_tree(world, f"{tree.mount}{entry.cgroup_home}")
+        remove_tree(world, f"{tree.mount}{entry.cgroup_home}")
     above = Groups(layout="bare", home=entry.cgroup_home)
     facts = cgroups.facts(world.fs, tree, above, Probe(works=False))
     applier = Applier(world.fs, world.control, tree)
@@ -73,7 +73,7 @@ def tear_down(world: World, vm: VmName, others: Ledger) -> None:
     images.discard(world.vm_directory(vm))
 
 
-def _remove_tree(world: World, path: str) -> None:
+def remove_tree(world: World, path: str) -> None:
     """Remove a group and its children; a group is busy until its last task is reaped."""
     if not world.fs.is_dir(path):
         return

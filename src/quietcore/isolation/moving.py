@@ -37,7 +37,8 @@ def move_order(here: Plan, there: Plan) -> tuple[int, ...] | None:
 def moving_steps(here: Plan, there: Plan, census: ThreadCensus, facts: CgroupFacts, mechanism: Mechanism) -> tuple[Step, ...]:
     """The steps from anywhere between two placements to the second one. Other threads that stand on CPUs which vCPUs go to leave first."""
     order = move_order(here, there) or moved_vcpus(here, there)
-    threads = {thread.vcpu: thread for thread in census.vcpus}
+    before = {vcpu.vcpu for vcpu in here.vcpus}
+    threads = {thread.vcpu: thread for thread in census.vcpus if thread.vcpu in before}  # one that was plugged in has no group of ours yet
     moved = [threads[vcpu] for vcpu in order if vcpu in threads]
     return (
         *_wider(here, there, facts, mechanism),
