@@ -7,6 +7,7 @@ table. tests/unit/test_lazy.py holds both alike.
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pkgutil import iter_modules
 
 
 def names_of(package: str, **modules: str) -> Callable[[str], object]:
@@ -24,3 +25,10 @@ def names_of(package: str, **modules: str) -> Callable[[str], object]:
         return value
 
     return load
+
+
+def import_whole(*packages: str) -> None:
+    """Import every module of some packages: a process that stays must not take one from what an upgrade has put there meanwhile."""
+    for package in packages:
+        for module in iter_modules(import_module(package).__path__, f"{package}."):
+            import_module(module.name)

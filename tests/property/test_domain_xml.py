@@ -58,7 +58,7 @@ def test_any_text_is_read_or_refused(text):
 @settings(max_examples=100, deadline=None)
 @given(st.frozensets(st.integers(0, 300), max_size=40), st.frozensets(st.integers(0, 300), max_size=10))
 def test_libvirts_exclusions_take_cpus_out(taken, out):
-    from quietcore.domain.facts import cpu_list
+    from quietcore.domain.reading import cpu_list
 
     text = ",".join([str(CpuSet.from_iterable(taken)), *(f"^{cpu}" for cpu in sorted(out))])
     assert cpu_list(text) == CpuSet.from_iterable(taken - out)

@@ -77,6 +77,20 @@ def test_a_domain_that_is_not_there_is_none_and_its_end_no_failure(libvirt):
     hypervisor.destroy("default_a")
 
 
+def test_a_connection_that_was_closed_is_opened_again_at_the_next_use(libvirt):
+    said = []
+    libvirt.open = lambda _uri: (
+        said.append("open") or SimpleNamespace(lookupByName=lambda _name: domain(), close=lambda: said.append("close"))
+    )
+    hypervisor = LibvirtHypervisor()
+    hypervisor.close()
+    for _ in range(2):
+        hypervisor.find("default_a")
+    hypervisor.close()
+    hypervisor.find("default_a")
+    assert said == ["open", "close", "open"]
+
+
 def test_libvirts_refusals_come_out_with_its_own_words(libvirt):
     libvirt.open = lambda _uri: SimpleNamespace(lookupByName=raising(LibvirtError(5, "it broke")))
     for call in (LibvirtHypervisor().find, LibvirtHypervisor().resume, LibvirtHypervisor().shutdown, LibvirtHypervisor().destroy):

@@ -56,6 +56,13 @@ def test_a_name_is_imported_once_and_an_unknown_one_is_no_attribute(monkeypatch)
         load("parse")
 
 
+def test_a_process_that_stays_imports_packages_whole():
+    code = "import sys; from quietcore.lazy import import_whole; import_whole('quietcore.images', 'quietcore.pod'); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    there = {f"quietcore.{path.parent.name}.{path.stem}" for name in ("images", "pod") for path in (SOURCE / name).glob("[a-z]*.py")}
+    assert there <= set(done.stdout.split())
+
+
 MODULES_OF = """
 import sys
 from quietcore.cli.main import run_cli

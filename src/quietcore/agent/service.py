@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from quietcore.agent.agent import Agent, Ears
 from quietcore.agent.events import EventLog, Happening
@@ -18,11 +19,15 @@ from quietcore.agent.server import Server
 from quietcore.engine import World
 from quietcore.host.fs import HostFs
 from quietcore.host.watch import Inotify, ProcessEvents
+from quietcore.lazy import import_whole
 from quietcore.virt import LibvirtHypervisor
+
+_NEEDED: Final = tuple(f"quietcore.{name}" for name in ("domain", "engine", "host", "images", "isolation", "placement", "pod", "virt"))
 
 
 def run(world: World, hypervisor: LibvirtHypervisor, *, environment: dict[str, str]) -> None:
     """Care for this host and answer on its socket until SIGTERM or SIGINT. Raises what libvirt says when it is silent for a minute."""
+    import_whole(*_NEEDED)
     log = EventLog(time.time, _to_journal)
     world = replace(world, report=lambda step: log.add(_word(step.step), step.vm, detail=step.detail, seconds=step.seconds))
     with ExitStack() as releases:

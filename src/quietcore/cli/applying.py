@@ -12,7 +12,7 @@ from quietcore.cli.options import files_option, output_option, print_value, read
 from quietcore.engine import Outcome
 from quietcore.errors import ExitCode
 from quietcore.manifest import Document
-from quietcore.render import plans, tables
+from quietcore.render import tables
 from quietcore.render.values import PlanList
 
 
@@ -75,6 +75,8 @@ def _print_outcomes(outcomes: list[Outcome], output: str) -> None:
             for outcome in outcomes:
                 click.echo(f"vm/{outcome.vm.name} {outcome.result}")
                 if outcome.refusal is not None:
+                    from quietcore.render import plans
+
                     click.echo(plans.plan_text(outcome.refusal), nl=False)
 
 

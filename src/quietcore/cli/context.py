@@ -86,6 +86,11 @@ class App:
         """What the agent did for a VM, if one answers."""
         return None if self.agent is None else self.agent.care(vm)
 
+    def close(self) -> None:
+        """Take leave of libvirt, which would complain of a client that just ended."""
+        if "hypervisor" in vars(self):  # a cached property that was asked for
+            self.hypervisor.close()
+
     def tell(self, event: Event) -> None:
         """Print one step of a command as it happens, to standard error."""
         if not self.quiet:

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from quietcore.domain.facts import facts
 from quietcore.domain.render import Rendered, compose, render
 from quietcore.lazy import names_of
 
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
     from quietcore.domain.identity import NAMESPACE, domain_uuid
     from quietcore.domain.importing import to_manifest
     from quietcore.domain.iothreads import IoLayout, io_layout
+    from quietcore.domain.reading import facts
     from quietcore.domain.schema import compiled, validate
 else:
     __getattr__ = names_of(
@@ -21,6 +21,7 @@ else:
         identity="NAMESPACE domain_uuid",
         importing="to_manifest",
         iothreads="IoLayout io_layout",
+        reading="facts",
         schema="compiled validate",
     )
 

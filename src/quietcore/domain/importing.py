@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from lxml import etree
 
-from quietcore.domain.facts import facts, parse_domain
+from quietcore.domain.reading import facts, parse_domain
 from quietcore.domain.to_manifest_cpu import Import, cpu_part
 from quietcore.domain.to_manifest_devices import devices_part
 from quietcore.errors import InputError

@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from quietcore.engine import adopt, repin
 from quietcore.engine.observe import findings_of, observe
 from quietcore.engine.pool import follow_pool, interrupts_away
 from quietcore.engine.shared import current_plan
@@ -43,6 +42,8 @@ def recover(world: World, machine: Machine, ledger: Ledger) -> Ledger:
     changed = False
     for entry in ledger.entries:
         if entry.adopted is not None:
+            from quietcore.engine import adopt  # noqa: PLC0415  # few hosts have adopted domains
+
             looked_at = adopt.recovered(world, ledger, entry)
             changed = changed or looked_at is not ledger
             if looked_at is not ledger:
@@ -72,7 +73,10 @@ def recover(world: World, machine: Machine, ledger: Ledger) -> Ledger:
                 continue
         changed = True
         world.books.save(ledger)
-    ledger = repin.recovered(world, machine, ledger)
+    if any(entry.moving for entry in ledger.entries):
+        from quietcore.engine import repin  # noqa: PLC0415  # few moves are cut off
+
+        ledger = repin.recovered(world, machine, ledger)
     if changed:
         ledger = interrupts_away(world, ledger)
         follow_pool(world, machine, ledger)

@@ -11,6 +11,7 @@ from typing import IO, Final
 
 _CHUNK_BYTES: Final = 1 << 20
 _BLOCK_BYTES: Final = 1 << 16
+_SEND_BYTES: Final = 1 << 30
 
 
 def copy_stream(source: IO[bytes], target: Path, *, mode: int = 0o644) -> tuple[str, int]:
@@ -19,8 +20,7 @@ def copy_stream(source: IO[bytes], target: Path, *, mode: int = 0o644) -> tuple[
     Raises FileExistsError when `target` exists: nothing is ever followed or overwritten.
     """
     digest, size = hashlib.sha256(), 0
-    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode), "wb") as file:
-        os.fchmod(file.fileno(), mode)  # the umask of the caller must not decide who can read an image
+    with os.fdopen(_new(target, mode), "wb") as file:
         while chunk := source.read(_CHUNK_BYTES):
             digest.update(chunk)
             size += len(chunk)
@@ -34,6 +34,21 @@ def copy_stream(source: IO[bytes], target: Path, *, mode: int = 0o644) -> tuple[
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest(), size
+
+
+def copy_file(source: Path, target: Path, *, mode: int) -> None:
+    """Write a regular file's content to the new file `target` within the kernel; it need not outlive a crash. Raises OSError."""
+    with opened(source) as reader, os.fdopen(_new(target, mode), "wb") as writer:
+        offset = 0
+        while sent := os.sendfile(writer.fileno(), reader.fileno(), offset, _SEND_BYTES):
+            offset += sent
+
+
+def _new(target: Path, mode: int) -> int:
+    """Create a file that must not exist: nothing is ever followed or overwritten."""
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    os.fchmod(fd, mode)  # the umask of the caller must not decide who can read an image
+    return fd
 
 
 @contextmanager

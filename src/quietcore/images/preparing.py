@@ -13,7 +13,7 @@ from typing import Final, Literal, assert_never
 from urllib.parse import quote
 
 from quietcore.errors import InputError, OperationFailed, PermissionProblem, Problem, UndoFailed
-from quietcore.images.files import copy_stream, opened
+from quietcore.images.files import copy_file
 from quietcore.images.formats import DiskFormat
 from quietcore.images.reference import canonical
 from quietcore.images.runner import Runner
@@ -221,8 +221,7 @@ def _own_name(image: Path, link: Path) -> Path:
 
 def _copy(source: Path, target: Path) -> Path:
     """A copy for this VM alone: libvirt gives kernel and initrd to QEMU's user, who must not change another VM's."""
-    with opened(source) as stream:
-        copy_stream(stream, target, mode=_PRIVATE)
+    copy_file(source, target, mode=_PRIVATE)
     return target
 
 
