@@ -12,7 +12,7 @@ import pytest
 from quietcore.host.accounting import ThreadTimes, thread_times, usage_ns
 from quietcore.host.fs import HostFs
 from quietcore.host.threads import kernel_tasks
-from quietcore.host.tracing import recording, tracefs
+from quietcore.host.tracing import tracefs, tracer
 from quietcore.model import CpuSet
 from tests.machine_trees import write_tree
 
@@ -54,47 +54,58 @@ class Tracefs(HostFs):
         super().write(path, text)
         self.written.append((path.removeprefix(f"{INSTANCE}/"), text))
 
+    def taken(self) -> list[tuple[str, str]]:
+        """What was written since this was asked last."""
+        written, self.written = self.written, []
+        return written
+
 
 @pytest.fixture
 def fs(tmp_path):
     return Tracefs(tmp_path)
 
 
-def test_only_the_events_that_are_needed_are_switched_on_and_nothing_is_left(fs):
+def test_events_are_switched_on_once_and_nothing_is_left(fs):
     assert tracefs(fs) == MOUNT
-    with recording(fs, MOUNT, "ours", cpus=CpuSet.parse("4-5"), vcpus=frozenset({101, 100}), buffer_kb=64) as trace:
-        armed = list(fs.written)
+    with tracer(fs, MOUNT, "ours", buffer_kb=64) as trace:
+        armed = fs.taken()
+        trace.record(CpuSet.parse("4-5"), frozenset({101, 100}))
+        first = fs.taken()
         trace.stop()
-        assert (trace.text(), trace.lost()) == ("what was seen\n", 9)
+        trace.record(CpuSet.parse("7"), frozenset())
+        assert (trace.text(), trace.lost()) == ("", 9)
+        second = fs.taken()
     assert armed == [
+        ("tracing_on", "0"),
         ("trace_clock", "mono"),
         ("buffer_size_kb", "64"),
-        ("events/sched/sched_switch/filter", "CPU == 4 || CPU == 5"),
-        ("events/sched/sched_switch/enable", "1"),
-        ("events/sched/sched_wakeup/filter", "pid == 100 || pid == 101"),
-        ("events/sched/sched_wakeup/enable", "1"),
-        ("events/sched/sched_process_fork/enable", "1"),
+        *((f"events/sched/{name}/enable", "1") for name in EVENTS),
     ]
-    assert fs.written[len(armed)] == ("tracing_on", "0")
-    assert sorted(fs.written[len(armed) + 1 :]) == sorted((f"events/sched/{name}/enable", "0") for name in EVENTS)
+    assert first == [
+        ("events/sched/sched_switch/filter", "CPU == 4 || CPU == 5"),
+        ("events/sched/sched_wakeup/filter", "pid == 100 || pid == 101"),
+        ("tracing_on", "1"),
+    ]
+    assert second == [
+        ("tracing_on", "0"),
+        ("events/sched/sched_switch/filter", "CPU == 7"),
+        ("events/sched/sched_wakeup/filter", "pid == 0"),
+        ("tracing_on", "1"),
+    ]
+    assert fs.taken() == [(f"events/sched/{name}/enable", "0") for name in reversed(EVENTS)]
     assert fs.listdir(f"{MOUNT}/instances") == ["theirs"]
 
 
-def test_without_known_vcpus_wake_ups_stay_off(fs):
-    with recording(fs, MOUNT, "ours", cpus=CpuSet.parse("4"), vcpus=frozenset()):
-        assert not any("sched_wakeup" in path for path, _ in fs.written)
-
-
-@pytest.mark.parametrize("refuse", ["trace_clock", "sched_switch/filter", "sched_process_fork/enable"])
+@pytest.mark.parametrize("refuse", ["trace_clock", "sched_switch/enable", "sched_process_fork/enable"])
 def test_a_refusal_on_the_way_leaves_nothing_either(fs, refuse):
     fs.refuse = refuse
-    with pytest.raises(OSError, match="Invalid argument"), recording(fs, MOUNT, "ours", cpus=CpuSet.parse("4"), vcpus=frozenset()):
+    with pytest.raises(OSError, match="Invalid argument"), tracer(fs, MOUNT, "ours"):
         raise AssertionError
     assert fs.listdir(f"{MOUNT}/instances") == ["theirs"]
 
 
 def test_somebody_elses_instance_is_not_taken_over(fs):
-    with pytest.raises(FileExistsError), recording(fs, MOUNT, "theirs", cpus=CpuSet.parse("4"), vcpus=frozenset()):
+    with pytest.raises(FileExistsError), tracer(fs, MOUNT, "theirs"):
         raise AssertionError
     assert fs.listdir(f"{MOUNT}/instances") == ["theirs"]
 

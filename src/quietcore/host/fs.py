@@ -54,6 +54,10 @@ class HostFs:
         if written != len(payload):
             raise OSError(f"{path}: only {written} of {len(payload)} bytes were taken")
 
+    def empty(self, path: str) -> None:
+        """Empty a file that exists; tracefs forgets what it has recorded."""
+        os.close(os.open(f"{self._prefix}{path}", os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC))
+
     def exists(self, path: str) -> bool:
         """Whether a file or directory is there."""
         return self.path(path).exists()
