@@ -1,5 +1,7 @@
 """CPU sets against Python's own sets, quantities against the rules of apimachinery."""
 
+import copy
+import pickle
 from fractions import Fraction
 
 import pytest
@@ -67,6 +69,7 @@ def test_what_is_no_cpu_list_is_named(text, message):
 
 def test_a_cpu_set_stays_what_it_is():
     cpus = CpuSet.of(1)
+    assert copy.deepcopy(cpus) == cpus == pickle.loads(pickle.dumps(cpus))
     with pytest.raises(AttributeError, match="immutable"):
         cpus.mask = 3
     for wrong in (

@@ -198,6 +198,24 @@ def test_a_plugged_real_time_vcpu_stays_below_the_kernel_threads_of_its_cpu_and_
     assert [now[what] for what in ("kernel threads", "settings")] == [before[what] for what in ("kernel threads", "settings")]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cpus", ["4", "2,4"], ids=["its own CPU left out", "its own CPU named"])
+def test_a_plugged_vcpu_stays_when_the_others_move(tmp_path, kind, cpus):
+    host = FakeHost(tmp_path, cpus=6, **KINDS[kind])
+    host.program().apply(hotpluggable(), "text")
+    cared = Cared(host)
+    cared.settle()
+    cared.plug("a")
+    cared.settle()
+    cared.engine.repin(A, cpus=CpuSet.parse(cpus))
+    census = cared.engine.observation(A).census
+    assert [str(thread.allowed) for thread in census.vcpus] == ["4", "2"]
+    assert {str(thread.allowed) for thread in census.others if thread.role != "pit"} == {"0-1,3,5"}
+    plan = cared.engine.view(A).entry.plan
+    assert (plan.exclusive, plan.shared.isdisjoint(plan.exclusive)) == (CpuSet.parse("2,4"), True)
+    assert cared.engine.verify(cared.engine.view(A)).ok
+
+
 def test_a_vcpu_that_the_manifest_does_not_allow_stays_on_the_shared_pool_and_is_an_error(cared):
     cared.settle()
     cared.plug("a")

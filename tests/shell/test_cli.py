@@ -71,6 +71,9 @@ def test_every_command_has_help_with_an_example(quietcore, command):
         ("repin", "nobody"),
         ("repin", "nobody", "--cpus", "x"),
         ("repin", "nobody", "--cpus", "1", "--better"),
+        ("defrag", "-f", FIT),
+        ("defrag", "-f", FIT, "--yes", "--dry-run"),
+        ("defrag", "--yes"),
         ("completion", "tcsh"),
         ("migrate", "one"),
         ("snapshot", "one"),
@@ -146,6 +149,7 @@ CHANGES = [
     ("delete", "one"),
     ("agent", "--once"),
     ("repin", "one"),
+    ("defrag", "--yes", "-f", FIT),
     ("adopt", "one"),
     ("release", "one"),
     ("image", "import", "a/b:1", __file__),
@@ -163,7 +167,7 @@ def test_without_root_nothing_is_begun_and_the_way_is_told(quietcore, tmp_path, 
     assert (answer.code, answer.out) == (4, "")
     assert "needs root (run it with sudo, or as root)" in answer.err
     assert not (tmp_path / "state").exists()
-    assert quietcore(*arguments, "-o", "json").json["code"] == 4 if arguments[0] in {"run", "apply", "repin"} else True
+    assert quietcore(*arguments, "-o", "json").json["code"] == 4 if arguments[0] in {"run", "apply", "repin", "defrag"} else True
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

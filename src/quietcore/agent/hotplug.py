@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from quietcore.model import CpuSet, Entry, Ledger, LogicalCpu, Machine, Plan, VcpuPlacement
+from quietcore.placement import with_vcpu, without_vcpu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ def adjust(entry: Entry, running: frozenset[int], machine: Machine, ledger: Ledg
         return Adjusted(entry=entry)
     went = tuple(one for one in plan.vcpus if one.vcpu >= entry.spec.cpu.topology.vcpus and one.vcpu not in running)
     for one in went:
-        plan = _without(plan, one)
+        plan = without_vcpu(plan, one)
     came, refused = [], []
     for vcpu in sorted(running - {one.vcpu for one in plan.vcpus}):
         free = machine.usable - machine.isolated - reserved - ledger.with_entry(replace(entry, plan=plan)).owned
@@ -38,7 +39,7 @@ def adjust(entry: Entry, running: frozenset[int], machine: Machine, ledger: Ledg
             refused.append((vcpu, answer))
             continue
         came.append(answer)
-        plan = _with(plan, answer)
+        plan = with_vcpu(plan, answer)
     return Adjusted(entry=replace(entry, plan=plan), came=tuple(came), went=went, refused=tuple(refused))
 
 
@@ -67,26 +68,3 @@ def _distance(cpu: LogicalCpu, plan: Plan, machine: Machine, free: CpuSet) -> tu
     nodes = {one.node for one in plan.vcpus}
     siblings = machine.siblings(cpu.cpu) - CpuSet.of(cpu.cpu)
     return (cpu.node not in nodes, not (siblings and siblings <= plan.exclusive), not siblings <= free | plan.exclusive, cpu.cpu)
-
-
-def _with(plan: Plan, one: VcpuPlacement) -> Plan:
-    return _moved(plan, CpuSet() if one.pcpu is None else CpuSet.of(one.pcpu), CpuSet(), (*plan.vcpus, one))
-
-
-def _without(plan: Plan, gone: VcpuPlacement) -> Plan:
-    rest = tuple(one for one in plan.vcpus if one != gone)
-    return _moved(plan, CpuSet(), CpuSet() if gone.pcpu is None else CpuSet.of(gone.pcpu), rest)
-
-
-def _moved(plan: Plan, more: CpuSet, less: CpuSet, vcpus: tuple[VcpuPlacement, ...]) -> Plan:
-    """The CPU enters or leaves the container that holds the vCPUs' own, and QEMU's other threads where they share these."""
-    owner = next((one.container for one in plan.assignments if not one.cpus.isdisjoint(plan.dedicated)), "")
-    return replace(
-        plan,
-        vcpus=tuple(sorted(vcpus, key=lambda one: one.vcpu)),
-        emulator=(plan.emulator | more) - less if plan.emulator == plan.dedicated else plan.emulator,
-        assignments=tuple(
-            replace(one, cpus=(one.cpus | more) - less) if one.container == owner else replace(one, cpus=one.cpus - less)
-            for one in plan.assignments
-        ),
-    )

@@ -31,6 +31,7 @@ _COMMANDS: Final = {
     "import": "quietcore.cli.importing:import_",
     "image": "quietcore.cli.images:image",
     "repin": "quietcore.cli.moving:repin",
+    "defrag": "quietcore.cli.moving:defrag",
     "adopt": "quietcore.cli.moving:adopt",
     "release": "quietcore.cli.moving:release",
     "ledger": "quietcore.cli.host:ledger",

@@ -1,4 +1,4 @@
-"""The verbs that move what runs: repin, adopt, release."""
+"""The verbs that move what runs: repin, defrag, adopt, release."""
 
 from __future__ import annotations
 
@@ -8,11 +8,21 @@ from typing import get_args
 import click
 
 from quietcore.cli.context import App
-from quietcore.cli.options import namespace_option, no_such_vm, output_option, print_object, print_value, vm_name
-from quietcore.engine import Move, Wanted
+from quietcore.cli.options import (
+    files_option,
+    namespace_option,
+    no_such_vm,
+    output_option,
+    print_object,
+    print_value,
+    read_manifests,
+    vm_name,
+)
+from quietcore.engine import Defrag, Move, Wanted
 from quietcore.errors import ExitCode, InputError, Problem
 from quietcore.manifest import realtime_mask
 from quietcore.model import CpuSet, Entry, Refusal, Strategy, VmName
+from quietcore.render import json as as_json
 from quietcore.render import plans, tables
 from quietcore.render.json import cpu_set
 from quietcore.render.values import PlanList
@@ -42,6 +52,33 @@ def repin(app: App, name: str, namespace: str, cpu_list: str | None, output: str
         print_object("Move", _json(vm, answer))
     else:
         click.echo(_text(vm, answer, dry_run=dry_run), nl=False)
+    return ExitCode.DOES_NOT_FIT if isinstance(answer, Refusal) else ExitCode.OK
+
+
+@click.command()
+@files_option
+@click.option("--dry-run", is_flag=True, help="Say which vCPU would go where and why; change nothing.")
+@click.option("--yes", is_flag=True, help="Carry it out.")
+@output_option("table", "json")
+@click.pass_obj
+def defrag(app: App, files: tuple[str, ...], output: str, *, dry_run: bool, yes: bool) -> int:
+    """Make room for VMs that do not fit, by moving the fewest vCPUs of running ones; all of the moves are made, or none.
+
+    Where they fit as it is, nothing moves. Where no moves make room, the exit code is 3.
+    Example: quietcore defrag -f big.yaml --dry-run
+    """
+    if dry_run == yes:
+        hint = "--dry-run shows the moves, --yes makes them"
+        raise InputError.of((Problem(message="give either --dry-run or --yes", code="usage", hint=hint),))
+    loaded = read_manifests(files, app.say)
+    specs = [document.spec for document in loaded.documents]
+    if yes:
+        app.need_root("moving vCPUs")
+    answer = app.engine.defrag(specs, loaded.cluster) if yes else app.engine.plan_defrag(specs, loaded.cluster)
+    if output == "json":
+        print_object("Defrag", _defrag_json(answer))
+    else:
+        click.echo(_defrag_text(answer, dry_run=dry_run), nl=False)
     return ExitCode.DOES_NOT_FIT if isinstance(answer, Refusal) else ExitCode.OK
 
 
@@ -167,6 +204,33 @@ def _text(vm: VmName, answer: Move | Refusal, *, dry_run: bool) -> str:
     return f"vm/{vm.name} {done}\n" + tables.table(("VCPU", "FROM", "TO"), rows, indent="  ")
 
 
+def _defrag_text(answer: Defrag | Refusal, *, dry_run: bool) -> str:
+    if isinstance(answer, Refusal):
+        return "no room can be made\n" + plans.plan_text(answer)
+    room = answer.room
+    fits = plans.plans_text(room.plans)
+    if not room.moves:
+        return "nothing has to move\n" + fits
+    rows = [
+        (str(move.entry.vm), str(one["vcpu"]), _place(one["from"]), _place(one["to"]), room.why(one["from"] or 0))
+        for move in answer.steps
+        for one in _moves(move)
+    ]
+    proved = (
+        "the fewest that make room" if room.at_least == room.cost else f"the search was given up; no way moves fewer than {room.at_least}"
+    )
+    head = f"{len(rows)} vCPU{'' if len(rows) == 1 else 's'} {'would move' if dry_run else 'moved'} ({proved})\n"
+    away = "".join(f"  note: {note}\n" for note in map(_far_memory, answer.steps) if note)
+    return head + tables.table(("VM", "VCPU", "FROM", "TO", "WHY"), rows, indent="  ") + away + "then\n" + fits
+
+
+def _far_memory(move: Move) -> str:
+    """Which memory the moved vCPUs are away from."""
+    before = {vcpu.node for vcpu in move.here.vcpus}
+    nodes = CpuSet.from_iterable(vcpu.node for vcpu in move.there.vcpus if vcpu.node is not None and vcpu.node not in before)
+    return f"{move.entry.vm} then also runs on node {nodes}; its memory stays where it is" if nodes else ""
+
+
 def _place(cpu: int | None) -> str:
     return "the pool" if cpu is None else f"CPU {cpu}"
 
@@ -175,6 +239,23 @@ def _moves(answer: Move) -> list[dict[str, int | None]]:
     before = {vcpu.vcpu: vcpu.pcpu for vcpu in answer.here.vcpus}
     after = {vcpu.vcpu: vcpu.pcpu for vcpu in answer.there.vcpus}
     return [{"vcpu": vcpu, "from": before.get(vcpu), "to": after.get(vcpu)} for vcpu in answer.order]
+
+
+def _defrag_json(answer: Defrag | Refusal) -> dict[str, object]:
+    if isinstance(answer, Refusal):
+        return {"outcome": "refusal", "moves": [], "items": as_json.to_json(PlanList(items=(answer,)))["items"]}
+    room = answer.room
+    moves = [
+        {
+            "vm": as_json.vm_fields(move.entry.vm),
+            "vcpus": [one | {"why": room.why(one["from"] or 0)} for one in _moves(move)],
+            "from": cpu_set(move.here.exclusive),
+            "to": cpu_set(move.there.exclusive),
+        }
+        for move in answer.steps
+    ]
+    head = {"outcome": "moves" if moves else "fits", "cost": room.cost, "atLeast": room.at_least, "trials": room.trials}
+    return head | {"moves": moves, "items": as_json.to_json(PlanList(items=room.plans))["items"]}
 
 
 def _json(vm: VmName, answer: Move | Refusal) -> dict[str, object]:

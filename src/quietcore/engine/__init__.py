@@ -6,6 +6,7 @@ from quietcore.lazy import names_of
 
 if TYPE_CHECKING:
     from quietcore.engine.adopt import Wanted
+    from quietcore.engine.defrag import Defrag
     from quietcore.engine.engine import Engine, Outcome, VmView
     from quietcore.engine.ledger_file import LedgerFile
     from quietcore.engine.repin import Move
@@ -14,10 +15,11 @@ else:
     __getattr__ = names_of(
         __name__,
         adopt="Wanted",
+        defrag="Defrag",
         engine="Engine Outcome VmView",
         ledger_file="LedgerFile",
         repin="Move",
         world="Event World",
     )
 
-__all__ = ["Engine", "Event", "LedgerFile", "Move", "Outcome", "VmView", "Wanted", "World"]
+__all__ = ["Defrag", "Engine", "Event", "LedgerFile", "Move", "Outcome", "VmView", "Wanted", "World"]

@@ -6,7 +6,7 @@ Each imports the modules of its story when it is called: who only reads does not
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
@@ -21,6 +21,7 @@ from quietcore.virt.hypervisor import DomainView
 
 if TYPE_CHECKING:
     from quietcore.engine.adopt import Wanted
+    from quietcore.engine.defrag import Defrag
     from quietcore.engine.observe import Observation
     from quietcore.engine.rebuild import Rebuilt
     from quietcore.engine.reconcile import Restarted
@@ -174,8 +175,26 @@ class Engine:
                 return None
             step = plan_move(self.world, machine, ledger, entry, cpus=cpus)
             if isinstance(step, Move):
-                repin(self.world, machine, ledger, step)
+                repin(self.world, machine, ledger, (step,))
             return step
+
+    def plan_defrag(self, specs: Sequence[VmSpec], cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> Defrag | Refusal:
+        """Which running vCPUs would have to move so that all of these VMs fit. Changes nothing."""
+        from quietcore.engine.defrag import plan_defrag
+
+        ledger = self.world.books.load()
+        return plan_defrag(self.world, self.machine(ledger), ledger, specs, cluster)
+
+    def defrag(self, specs: Sequence[VmSpec], cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> Defrag | Refusal:
+        """Move as few running vCPUs as can be so that all of these VMs fit; all of the moves are made, or none."""
+        from quietcore.engine.defrag import Defrag, plan_defrag
+        from quietcore.engine.repin import repin
+
+        with self._changing() as (machine, ledger):
+            answer = plan_defrag(self.world, machine, ledger, specs, cluster)
+            if isinstance(answer, Defrag):
+                repin(self.world, machine, ledger, answer.steps)
+            return answer
 
     def plan(self, spec: VmSpec, machine: Machine, ledger: Ledger, cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> Decision:
         """Where a VM would go. Needs neither rights nor libvirt."""

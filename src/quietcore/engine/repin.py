@@ -1,4 +1,4 @@
-"""The story of `quietcore repin`: the vCPUs of a running VM go to other CPUs, without a stop, or stay where they were.
+"""The story of `quietcore repin`: the vCPUs of running VMs go to other CPUs, without a stop, or all stay where they were.
 
 `grow` is the same for vCPUs that were plugged in or out, which nobody can undo.
 
@@ -8,7 +8,7 @@ every thread was read back on its new CPU, the new one from then on. `finish` br
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -28,7 +28,7 @@ from quietcore.errors import InputError, OperationFailed, Problem, QuietcoreErro
 from quietcore.host import cgroups
 from quietcore.host.cgroups import OWN_ROOT, Groups, Probe
 from quietcore.isolation import move_order, moved_vcpus, moving_steps, narrowed, released
-from quietcore.model import CpuSet, Entry, Ledger, Machine, Plan, Refusal
+from quietcore.model import CpuSet, Entry, LauncherPod, Ledger, Machine, Plan, Refusal, union
 from quietcore.placement import fit_of, move
 
 _MOVES: Final = {"partition"}
@@ -55,8 +55,7 @@ def plan_move(
     here = entry.plan
     if here is None or entry.phase != "running":
         raise _cannot(entry, "it does not run", "not-running", f"`quietcore get vms {entry.vm.name}` shows its phase")
-    strategy = here.strategy if here.dedicated else strategy_of(entry.spec, world.config.strategy)
-    launcher = pod.launcher_pod(entry.spec, strategy=strategy, uid=here.uid, cluster=pod.Cluster.of(entry.cluster))
+    launcher = pod_of(world, entry, here)
     if not launcher.guest.dedicated_vcpus:
         raise _cannot(entry, "it has no CPUs of its own, all of its threads share the pool", "not-dedicated", "")
     there = move(launcher, machine, ledger, world.config.options, here, cpus=cpus, memory=memory)
@@ -66,56 +65,77 @@ def plan_move(
     better = fit_of(there, machine, ledger, threads) < fit_of(here, machine, ledger, threads)
     if cpus is None and here.dedicated and not better:
         return Move(entry=entry, here=here, there=here, order=())
+    return move_to(entry, here, there)
+
+
+def pod_of(world: World, entry: Entry, here: Plan) -> LauncherPod:
+    """The launcher pod of a running VM, as it was when it got its plan."""
+    strategy = here.strategy if here.dedicated else strategy_of(entry.spec, world.config.strategy)
+    return pod.launcher_pod(entry.spec, strategy=strategy, uid=here.uid, cluster=pod.Cluster.of(entry.cluster))
+
+
+def move_to(entry: Entry, here: Plan, there: Plan) -> Move:
+    """The move between two placements. Raises InputError for one that cannot be made."""
     order = move_order(here, there)
     if order is None and entry.mechanism in _MOVES and here.strategy != "whole":
         raise _cannot(entry, f"its vCPUs would have to swap CPUs among {there.dedicated}", "swap", "move it to other CPUs first")
     return Move(entry=entry, here=here, there=there, order=order if order is not None else moved_vcpus(here, there))
 
 
-def repin(world: World, machine: Machine, ledger: Ledger, step: Move) -> Ledger:
-    """Carry out a planned move; the caller holds the lock and has recovered. Gives the new ledger, which is also on disk.
+def repin(world: World, machine: Machine, ledger: Ledger, steps: Sequence[Move]) -> Ledger:
+    """Carry out planned moves, all or none; the caller holds the lock and has recovered. Gives the new ledger, which is also on disk.
 
-    Raises OperationFailed when a step failed and the vCPUs are back, UndoFailed when something is left for the next command.
+    Each VM goes to CPUs that nobody owns yet. Raises OperationFailed when a step failed and all vCPUs are back, UndoFailed when
+    something is left for the next command.
     """
-    entry, there = step.entry, step.there
-    if there == step.here:
+    steps = [one for one in steps if one.there != one.here]
+    if not steps:
         return ledger
-    told = _Told(world, entry)
-    before = ledger
-    seen = observe(world, entry.vm, domain=entry.domain)
-    if entry.mechanism in _MOVES and there.strategy == "dedicated" and not shared_pool(world, machine, ledger) - there.exclusive:
-        raise OperationFailed(f"{entry.vm}: while it moves no CPU would be left for the shared pool")
-    with UndoStack() as undo:
-        # 1. The intent: both placements are its own, the old one holds.
-        entry = replace(before_move(world, ledger, entry, there, seen), moving=there)
-        undo.push("the vCPUs' old places", lambda: _back(world, machine, before, entry))
-        ledger = ledger.with_entry(entry)
+    told = {one.entry.vm: _Told(world, one.entry) for one in steps}
+    before, entries = ledger, list[Entry]()
+    needy = [one for one in steps if one.entry.mechanism in _MOVES and one.there.strategy == "dedicated"]
+    if needy and not shared_pool(world, machine, ledger) - union(one.there.exclusive for one in steps):
+        raise OperationFailed(f"{needy[0].entry.vm}: while it moves no CPU would be left for the shared pool")
+    with UndoStack(hint="the next quietcore command tries it again") as undo:
+        # 1. The intent: both placements are their own, the old ones hold.
+        undo.push("the vCPUs' old places", lambda: _back(world, machine, before, entries))
+        for step in steps:
+            seen = observe(world, step.entry.vm, domain=step.entry.domain)
+            entries.append(replace(before_move(world, ledger, step.entry, step.there, seen), moving=step.there))
+            ledger = ledger.with_entry(entries[-1])
         world.books.save(ledger)
 
         # 2. Everybody else leaves the new CPUs, then the vCPUs go there one by one.
-        if entry.mechanism == "partition":
+        if any(entry.mechanism == "partition" for entry in entries):
             ledger = interrupts_away(world, ledger)
-        arriving = ledger.with_entry(replace(entry, plan=there, moving=step.here))
-        bring(world, machine, arriving, replace(entry, plan=there, moving=step.here))
-        told.tell("moved", f"vCPUs {', '.join(map(str, step.order))} from {step.here.dedicated or 'the pool'} to {there.dedicated}")
+        if len(steps) > 1:  # else its own move makes its helper threads leave
+            for step, entry in zip(steps, entries, strict=True):
+                settle(world, entry, current_plan(world, machine, ledger, step.here))
+        flipped = [replace(entry, plan=step.there, moving=step.here) for step, entry in zip(steps, entries, strict=True)]
+        arriving = ledger
+        for entry in flipped:
+            arriving = arriving.with_entry(entry)
+        for step, entry in zip(steps, flipped, strict=True):
+            bring(world, machine, arriving, entry)
+            place = f"vCPUs {', '.join(map(str, step.order))} from {step.here.dedicated or 'the pool'} to {step.there.dedicated}"
+            told[entry.vm].tell("moved", place)
 
-        # 3. Read back, then the new placement holds.
-        there_now = current_plan(world, machine, arriving, there)
-        seen = observe(world, entry.vm, domain=entry.domain)
-        errors = [one for one in findings_of(world, entry, there_now, seen, ledger) if one.severity == "error"]
-        if errors:
-            raise OperationFailed("\n".join(f"{one.code}: {one.kind} {one.id}: expected {one.expected}, is {one.actual}" for one in errors))
-        entry = replace(entry, plan=there, moving=step.here)
-        ledger = ledger.with_entry(entry)
+        # 3. Read back, then the new placements hold.
+        for step, entry in zip(steps, flipped, strict=True):
+            seen = observe(world, entry.vm, domain=entry.domain)
+            _check(world, entry, current_plan(world, machine, arriving, step.there), seen, ledger)
+            told[entry.vm].tell("checked", f"{len(seen.census.threads)} threads read back from the kernel")
+        ledger = arriving
         world.books.save(ledger)
         undo.keep()
-    told.tell("checked", f"{len(seen.census.threads)} threads read back from the kernel")
-    try:
-        ledger = finish(world, machine, ledger, entry)
-    except (OSError, QuietcoreError) as err:
-        message = f"{entry.vm} moved to {there.dedicated}, but {step.here.dedicated - there.dedicated} could not be given back: {err}"
-        raise UndoFailed(message, hint="the next quietcore command tries it again") from err
-    told.tell("given back", f"{step.here.exclusive - there.exclusive or 'no CPU'}")
+    for step, entry in zip(steps, flipped, strict=True):
+        try:
+            ledger = finish(world, machine, ledger, entry)
+        except (OSError, QuietcoreError) as err:
+            left = step.here.dedicated - step.there.dedicated
+            message = f"{entry.vm} moved to {step.there.dedicated}, but {left} could not be given back: {err}"
+            raise UndoFailed(message, hint="the next quietcore command tries it again") from err
+        told[entry.vm].tell("given back", f"{step.here.exclusive - step.there.exclusive or 'no CPU'}")
     return ledger
 
 
@@ -169,9 +189,25 @@ def recovered(world: World, machine: Machine, ledger: Ledger) -> Ledger:
     return ledger
 
 
-def _back(world: World, machine: Machine, before: Ledger, entry: Entry) -> None:
-    irqs = world.books.load().irqs  # where interrupts were first, also those that this move sent away
-    finish(world, machine, replace(before.with_entry(entry), irqs=irqs), entry)
+def _check(world: World, entry: Entry, there: Plan, seen: Observation, ledger: Ledger) -> None:
+    errors = [one for one in findings_of(world, entry, there, seen, ledger) if one.severity == "error"]
+    if errors:
+        raise OperationFailed("\n".join(f"{one.code}: {one.kind} {one.id}: expected {one.expected}, is {one.actual}" for one in errors))
+
+
+def _back(world: World, machine: Machine, before: Ledger, entries: Sequence[Entry]) -> None:
+    """Bring VMs that are on the move, or were about to be, to where they were. One that resists does not keep the others away."""
+    ledger = replace(before, irqs=world.books.load().irqs)  # where interrupts were first, also those that these moves sent away
+    for entry in entries:
+        ledger = ledger.with_entry(entry)
+    left = []
+    for entry in reversed(entries):
+        try:
+            ledger = finish(world, machine, ledger, entry)
+        except (OSError, QuietcoreError) as err:
+            left.append(f"{entry.vm}: {err}")
+    if left:
+        raise OperationFailed("; ".join(left))
 
 
 def _narrow(world: World, ledger: Ledger, entry: Entry) -> None:

@@ -13,10 +13,11 @@ class UndoStack:
     """A context: every `push` names something that was done and how it is undone; `keep` ends the need for it.
 
     When the body raises, everything is undone, last first. What it raised then comes out as it is, an OSError as
-    OperationFailed; where an undo failed too, UndoFailed comes out and lists what is left.
+    OperationFailed; where an undo failed too, UndoFailed comes out and lists what is left, with the hint.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hint: str = "`quietcore delete` tries it again") -> None:
+        self._hint = hint
         self._undos: list[tuple[str, Callable[[], None]]] = []
 
     def push(self, what: str, undo: Callable[[], None]) -> None:
@@ -41,6 +42,6 @@ class UndoStack:
             except Exception as err:  # noqa: BLE001  # a defect in one undo must not keep the others from running
                 left.append(f"{what} ({err})")
         if left:
-            raise UndoFailed(f"{error}; not undone: {'; '.join(left)}", hint="`quietcore delete` tries it again") from error
+            raise UndoFailed(f"{error}; not undone: {'; '.join(left)}", hint=self._hint) from error
         if isinstance(error, OSError):
             raise OperationFailed(f"{error}; what had been done was undone") from error

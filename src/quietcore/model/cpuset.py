@@ -27,6 +27,9 @@ class CpuSet:
             raise ValueError("a CPU mask is not negative")
         object.__setattr__(self, "mask", mask)
 
+    def __reduce__(self) -> tuple[type[CpuSet], tuple[int]]:
+        return CpuSet, (self.mask,)  # copied and pickled by its constructor, since nothing else may set it
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"CpuSet is immutable: {name} cannot be set to {value!r}")
 

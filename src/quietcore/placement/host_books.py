@@ -86,6 +86,10 @@ class HostBooks:
         """The same books with only these of the available CPUs on offer; the others count as taken."""
         return replace(self, cpus=replace(self.cpus, default=self.cpus.default - (self.available - cpus)))
 
+    def withholding(self, cpus: CpuSet) -> HostBooks:
+        """The same books with these CPUs taken by somebody."""
+        return replace(self, free=self.free - cpus, cpus=replace(self.cpus, default=self.cpus.default - cpus))
+
     def without(self, vm: VmName) -> HostBooks:
         """The same books as if this VM had never been there."""
         gone = self.ledger.find(vm)

@@ -9,6 +9,7 @@ from quietcore.model import Assignment, CpuSet, LauncherPod, Ledger, Machine, Op
 from quietcore.placement.admission import decide
 from quietcore.placement.explain import with_reasons
 from quietcore.placement.host_books import HostBooks
+from quietcore.placement.plugging import plugged, with_vcpu, without_vcpu
 from quietcore.placement.static_policy import counts
 from quietcore.placement.vcpu_order import order_in_cells
 
@@ -52,18 +53,24 @@ def move(
     *,
     cpus: CpuSet | None = None,
     memory: bool = False,
+    fewest: bool = False,
 ) -> Plan | Refusal:
     """Place a running VM anew: on exactly `cpus`, or where the managers would put it today.
 
-    vCPUs stay where they are as long as the guest's cores sit no worse for it. The guest's NUMA cells cannot change while it
-    runs, so a vCPU of a cell stays on its node. Without `memory` the plan keeps the memory that the VM has.
+    vCPUs stay where they are as long as the guest's cores sit no worse for it. With `fewest`, for moves that the VM did not ask for, as
+    many stay as can, and a place on more NUMA nodes or with more split guest cores than now is refused. vCPUs that were plugged in
+    while it ran always stay; `cpus` may name their CPUs or not. The guest's NUMA cells cannot change while it runs, so a vCPU of a
+    cell stays on its node. Without `memory` the plan keeps the memory that the VM has.
     A refusal names everything that is wrong with `cpus`.
     """
     books = HostBooks.of(machine, ledger, options, pod.vm)
-    hotplugged = [vcpu.vcpu for vcpu in current.vcpus if vcpu.vcpu >= pod.guest.topology.vcpus]
-    if hotplugged:
-        return _refused(pod, "hotplugged", f"vCPUs {hotplugged} were plugged in while it ran: plug them out before it moves")
+    extra = plugged(pod, current)
+    for one in extra:
+        current = without_vcpu(current, one)
+    held = CpuSet.from_iterable(one.pcpu for one in extra if one.pcpu is not None)
+    books = books.withholding(held)
     if cpus is not None:
+        cpus -= held
         reasons = tuple(_faults(pod, books, cpus))
         if reasons:
             return Refusal(message=reasons[0].message, vm=pod.vm, reasons=reasons)
@@ -71,14 +78,18 @@ def move(
     answer = decide(pod, books)
     if isinstance(answer, Refusal):
         return replace(with_reasons(answer, pod, books), vm=pod.vm)
-    threads = pod.guest.topology.threads
-    kept = _keeping(answer, current, pod, books)
-    plan = min((kept, answer), key=lambda one: fit_of(one, machine, ledger, threads)) if kept is not None else answer
+    chosen = _gentlest(answer, current, pod, books) if fewest else _best(answer, current, pod, books)
+    if chosen is None:
+        return _refused(pod, "sits-worse", f"{pod.vm} would sit worse there: on more NUMA nodes, or with more of its guest cores split")
+    plan = chosen
     strangers = _cells_broken(plan, current)
     if strangers:
         message = f"the guest sees its NUMA nodes, and vCPUs {', '.join(map(str, strangers))} would leave theirs"
         return _refused(pod, "guest-cells", message)
-    return replace(plan, cells=current.cells) if memory else _with_memory_of(plan, current)
+    plan = replace(plan, cells=current.cells) if memory else _with_memory_of(plan, current)
+    for one in extra:
+        plan = with_vcpu(plan, one)
+    return plan
 
 
 def _faults(pod: LauncherPod, books: HostBooks, cpus: CpuSet) -> Iterator[Reason]:
@@ -104,8 +115,31 @@ def _faults(pod: LauncherPod, books: HostBooks, cpus: CpuSet) -> Iterator[Reason
         yield Reason(constraint="cpu-count", message=message, wanted=str(wanted), free=str(len(cpus)))
 
 
-def _keeping(answer: Plan, current: Plan, pod: LauncherPod, books: HostBooks) -> Plan | None:
-    """The same CPUs, handed out again: guest cores whose CPUs are all among them stay, the others follow KubeVirt's order."""
+def _best(answer: Plan, current: Plan, pod: LauncherPod, books: HostBooks) -> Plan:
+    """What the managers say, or the same CPUs handed out with as many guest cores in place as there can be, if that sits no worse."""
+    kept = _keeping(answer, current, pod, books, together=True)
+    return answer if kept is None else min((kept, answer), key=lambda one: _fit(one, pod, books))
+
+
+def _gentlest(answer: Plan, current: Plan, pod: LauncherPod, books: HostBooks) -> Plan | None:
+    """The same CPUs handed out with the fewest moves that leave the VM no worse; None where every way does."""
+    before = _fit(current, pod, books)
+    for one in (_keeping(answer, current, pod, books, together=False), _keeping(answer, current, pod, books, together=True), answer):
+        after = _fit(one, pod, books) if one is not None else before
+        if one is not None and after.nodes <= before.nodes and after.split_cores <= before.split_cores:
+            return one
+    return None
+
+
+def _fit(plan: Plan, pod: LauncherPod, books: HostBooks) -> Fit:
+    return fit_of(plan, books.machine, books.whole_ledger, pod.guest.topology.threads)
+
+
+def _keeping(answer: Plan, current: Plan, pod: LauncherPod, books: HostBooks, *, together: bool) -> Plan | None:
+    """The same CPUs, handed out again: vCPUs whose CPU is among them stay, and the others follow KubeVirt's order.
+
+    With `together` the vCPUs of a guest core stay only when all of them can.
+    """
     guest = pod.guest
     offered = answer.exclusive - answer.unpinned
     threads = guest.topology.threads
@@ -114,7 +148,10 @@ def _keeping(answer: Plan, current: Plan, pod: LauncherPod, books: HostBooks) ->
         if vcpu.pcpu is not None:
             cores.setdefault(vcpu.vcpu // threads, []).append(vcpu)
     staying = {
-        vcpu.vcpu: vcpu for core in cores.values() if all(one.pcpu is not None and one.pcpu in offered for one in core) for vcpu in core
+        vcpu.vcpu: vcpu
+        for core in cores.values()
+        for vcpu in core
+        if vcpu.pcpu in offered and (not together or all(one.pcpu in offered for one in core))
     }
     rest = offered - CpuSet.from_iterable(vcpu.pcpu for vcpu in staying.values() if vcpu.pcpu is not None)
     order = order_in_cells(
