@@ -27,10 +27,19 @@ class Agent:
         self.expect("agent-started")
 
     def told(self, word, *parts):
-        return any(line.startswith(word) and all(part in line for part in parts) for line in self.log.read_text().splitlines())
+        return [line for line in self.log.read_text().splitlines() if line.startswith(word) and all(part in line for part in parts)]
 
     def expect(self, word, *parts):
         eventually(lambda: self.told(word, *parts), f"no {word} {parts}: {self.log.read_text()}")
+
+    def repairs_at_once(self, drift, *parts):
+        """Make a drift that an event tells. A look that happened to come first saw it without one: then once more."""
+        for count in range(1, 4):
+            drift()
+            eventually(lambda count=count: len(self.told("drift-repaired", *parts)) >= count, f"no repair {parts}: {self.log.read_text()}")
+            if self.told("drift-repaired", *parts, "by=file"):
+                return
+        raise AssertionError(f"no event told of {parts}: {self.log.read_text()}")
 
     def until(self, what, message):
         """As `eventually`, with what the agent said in the message."""
@@ -87,8 +96,7 @@ def test_the_kernels_events_reach_the_agent(agent):
 def test_a_vcpu_thread_that_leaves_for_any_group_is_put_back_at_once(run, agent):
     vm = run("moved", topology=(1, 2, 1))
     home = vm.group_of_vcpu(0)
-    Cgroup(home.path.parent / "emulator").set("cgroup.threads", vm.vcpu_tids[0])
-    agent.expect("drift-repaired", "vCPU 0", "by=file")
+    agent.repairs_at_once(lambda: Cgroup(home.path.parent / "emulator").set("cgroup.threads", vm.vcpu_tids[0]), "vCPU 0")
     agent.until(lambda: vm.group_of_vcpu(0) == home and in_place(vm) and sound("moved"), "it stays away")
     care = product.RunningVm.of("moved").described["agent"]
     assert care["lastReactionSeconds"] > 0
@@ -104,8 +112,7 @@ def test_a_partition_that_becomes_invalid_is_made_again(run, agent):
 
 def test_a_quota_is_lifted_at_once(run, agent):
     vm = run("quota", topology=(1, 2, 1))
-    vm.group_of_vcpu(0).set("cpu.max", "20000 100000")
-    agent.expect("drift-repaired", "cpu.max", "by=file")
+    agent.repairs_at_once(lambda: vm.group_of_vcpu(0).set("cpu.max", "20000 100000"), "cpu.max")
     agent.until(lambda: vm.group_of_vcpu(0).get("cpu.max").startswith("max") and sound("quota"), "the quota stays")
 
 

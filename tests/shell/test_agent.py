@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from quietcore.agent.watching import Watching
+from quietcore.host import glance
 from quietcore.model import CpuSet, GuestTopology, VmName
 from quietcore.virt import HypervisorError
 from quietcore.virt.events import DomainEvent
@@ -108,6 +110,27 @@ def test_a_finite_quota_is_lifted(tmp_path, place):
     quota.write_text("20000 100000\n")
     assert "drift-repaired" in cared.settle()
     assert quota.read_text().startswith("max")
+
+
+@pytest.mark.parametrize(("owner", "moment"), [(glance, "look"), (Watching, "follow")])
+def test_a_drift_while_the_agent_learns_how_a_vm_looks_is_no_part_of_it(tmp_path, monkeypatch, owner, moment):
+    host = FakeHost(tmp_path, **V2)
+    host.program().apply(spec("a"), "text")
+    cared = Cared(host, begin=False)
+    quota = host.fs.path(f"{host.fs.mount}{cared.vcpu('a').cgroup}/cpu.max")
+    real, drifts = getattr(owner, moment), iter(["20000 100000\n"])
+
+    def drifting(*words, **more):
+        for text in drifts:
+            quota.write_text(text)
+        return real(*words, **more)
+
+    monkeypatch.setattr(owner, moment, drifting)
+    cared.agent.begin()
+    cared.settle()
+    assert next(drifts, None) is None
+    assert quota.read_text().startswith("max")
+    assert [one.event for one in cared.log.since()].count("drift-repaired") == 1
 
 
 def test_a_quota_that_is_not_ours_to_lift_is_reported_once(tmp_path):

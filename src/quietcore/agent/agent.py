@@ -289,6 +289,8 @@ class Agent:
             del self._due[vm]
             if not alive:
                 self._ended = self._ended or cause
+            if not self.caretaker.is_sure(vm):
+                self._due[vm] = Cause(at_s=self.world.clock(), by="retry")  # again, when its files are watched
         if refused is not None:
             raise refused
 

@@ -70,21 +70,28 @@ class Caretaker:
         with self.world.books.locked(_LOCK_WAIT_S):
             return self._repair(vm, known, cause)
 
+    def is_sure(self, vm: VmName) -> bool:
+        """Whether nothing can have happened to the VM that neither the last look nor an event tells; else it is to be looked at again."""
+        known = self.vms.get(vm)
+        return known is None or known.right is None or known.right.sure
+
     def _is_right(self, known: Known, domain: str, plan: Plan) -> bool:
         """Whether the VM looks as it did when it was right, or has only helper threads that differ and stand well."""
         right = known.right
-        if right is None or right.plan != plan:
+        if right is None or not right.sure or right.plan != plan:
             return False
         now = glance.look(
             self.world.fs, self.world.control, right.pid, helpers=right.helpers, files=right.files, version=right.facts.version
         )
-        if now != right.look and not self._only_helpers_differ(domain, right, now):
+        if not self._is_alike(domain, right, now):
             return False
         known.right = right.at(self.world.clock(), now)
         return True
 
-    def _only_helpers_differ(self, domain: str, right: Right, now: glance.Look) -> bool:
+    def _is_alike(self, domain: str, right: Right, now: glance.Look) -> bool:
         """QEMU's workers come and go; a new one that stands where its like stand needs no repair. Whether it is one, QEMU says."""
+        if now == right.look:
+            return True
         before = right.look
         came, went = now.threads.keys() - before.threads.keys(), before.threads.keys() - now.threads.keys()
         if now.files != before.files or went & (right.vcpus | right.iothreads | right.helpers):
@@ -185,7 +192,10 @@ class Caretaker:
             self.log.add("recovered", known.vm)
             known.trouble = ""
         known.found(errors)
-        known.right = self._as_right(waiting(plan, self.state.cpus.online), seen)
+        before, right = known.right, self._as_right(waiting(plan, self.state.cpus.online), seen)
+        # What was verified stands between two looks: where they agree, nothing changed meanwhile.
+        sure = before is not None and before.plan == right.plan and self._is_alike(entry.domain, before, right.look)
+        known.right = replace(right, sure=sure)
 
     def _as_right(self, plan: Plan, seen: Observation) -> Right:
         census, facts = seen.census, seen.facts

@@ -46,7 +46,10 @@ class Cause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Right:
-    """A VM as it looked when everything was in its place. `roles` names each thread, `files` are those that were looked at."""
+    """A VM as it looked when everything was in its place. `roles` names each thread, `files` are those that were looked at.
+
+    `sure` says that the look is older than what was verified: a drift between the two would else be taken for right.
+    """
 
     plan: Plan
     pid: int
@@ -59,6 +62,7 @@ class Right:
     facts: CgroupFacts
     groups: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    sure: bool = False
 
     @property
     def others(self) -> tuple[int, ...]:
