@@ -167,6 +167,28 @@ def test_where_no_agent_answers_the_command_does_it_itself(cared, tmp_path):
         assert not RemoteEngine(replace(cared.agent.world.config, socket=str(path)), print).answers()
 
 
+@pytest.mark.parametrize("answer", [b"", b"220 mail ready\r\n", b"HTTP/1.0 200 OK\r\nContent-", b"HTTP/1.0 200 OK\r\n\r\nhello"])
+def test_what_answers_otherwise_is_no_agent(cared, tmp_path, answer):
+    path = tmp_path / "other.sock"
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(str(path))
+        door.listen()
+
+        def serve() -> None:
+            for _ in range(2):
+                with door.accept()[0] as peer:
+                    peer.recv(65536)
+                    peer.sendall(answer)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        remote = RemoteEngine(replace(cared.agent.world.config, socket=str(path)), print)
+        assert not remote.answers()
+        with pytest.raises(OperationFailed, match=r"the agent (broke off|answered 200)"):
+            remote.views()
+        server.join()
+
+
 def test_a_stale_socket_is_replaced_and_a_second_agent_refused(cared, tmp_path):
     path = tmp_path / "agent.sock"
     with socket.socket(socket.AF_UNIX) as one:

@@ -106,6 +106,13 @@ def test_a_listing_imports_nothing_that_starts_a_vm(tmp_path):
     assert modules.isdisjoint({"rich", "yaml", "lxml", "pycdlib", "pydantic", "tarfile", "ctypes"})
 
 
+def test_a_client_of_the_agent_imports_no_engine():
+    code = "import sys, quietcore.cli.vms, quietcore.cli.remote; print(*sys.modules)"
+    modules = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    assert packages(modules).isdisjoint({"manifest", "pod", "placement", "isolation", "domain", "host", "images", "machines"})
+    assert modules.isdisjoint({"quietcore.engine.engine", "quietcore.agent.agent", "http.client", "libvirt", "lxml", "yaml"})
+
+
 def test_a_dry_run_imports_no_other_verb_and_no_other_form_of_a_machine(tmp_path):
     _out, modules = modules_of(tmp_path, "run", "-f", str(SOURCE.parents[1] / "examples/quickstart.yaml"), "--dry-run")
     assert "quietcore.placement.admission" in modules

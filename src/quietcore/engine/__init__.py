@@ -7,18 +7,20 @@ from quietcore.lazy import names_of
 if TYPE_CHECKING:
     from quietcore.engine.adopt import Wanted
     from quietcore.engine.defrag import Defrag
-    from quietcore.engine.engine import Engine, Outcome, VmView
+    from quietcore.engine.engine import Engine
     from quietcore.engine.ledger_file import LedgerFile
     from quietcore.engine.repin import Move
+    from quietcore.engine.views import Outcome, VmView
     from quietcore.engine.world import Event, World
 else:
     __getattr__ = names_of(
         __name__,
         adopt="Wanted",
         defrag="Defrag",
-        engine="Engine Outcome VmView",
+        engine="Engine",
         ledger_file="LedgerFile",
         repin="Move",
+        views="Outcome VmView",
         world="Event World",
     )
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from quietcore.engine.shared import current_plan
+from quietcore.engine.views import Outcome, Result, VmView
 from quietcore.engine.world import World
 from quietcore.errors import InputError, Problem
 from quietcore.host.topology import read_machine
 from quietcore.model import KUBEVIRT_DEFAULTS, ClusterConfig, CpuSet, Entry, Finding, Ledger, Machine, Plan, Refusal, VmName, VmSpec
 from quietcore.render.values import Verification
-from quietcore.virt.hypervisor import DomainView
 
 if TYPE_CHECKING:
     from quietcore.engine.adopt import Wanted
@@ -28,40 +28,10 @@ if TYPE_CHECKING:
     from quietcore.engine.release import Released
     from quietcore.engine.repin import Move
     from quietcore.engine.start import Decision
+    from quietcore.virt.hypervisor import DomainView
 
 _EMERGENCY_S: Final = 5.0
 """Longer than that an emergency does not wait for another quietcore: packaging/release-cpus.sh needs no lock."""
-Result: TypeAlias = Literal["created", "started", "unchanged", "repaired", "stored", "stopped", "refused"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What `apply` did with one VM."""
-
-    vm: VmName
-    result: Result
-    plan: Plan | None = None
-    refusal: Refusal | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VmView:
-    """One VM as a reader sees it: the books, the domain as it is now, and the plan with today's shared pool."""
-
-    entry: Entry
-    domain: DomainView | None
-    plan: Plan | None
-
-    @property
-    def phase(self) -> str:
-        """KubeVirt's word for where the VM is in its life."""
-        if self.entry.phase == "creating":
-            return "Scheduling"
-        if self.entry.phase == "deleting":
-            return "Terminating"
-        if self.entry.phase == "stopped" or self.domain is None:
-            return "Stopped"
-        return {"running": "Running", "paused": "Paused"}.get(self.domain.state, "Unknown")
 
 
 class Engine:
