@@ -13,7 +13,9 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
@@ -45,7 +47,34 @@ def main() -> None:
         program = Program(folder, daemon.uri)
         guest = subprocess.run(["/usr/bin/python3", PROJECT / "scripts/demo_guest.py"], check=True, capture_output=True, text=True).stdout
         program.run("image", "import", "quietcore.io/demo:1", guest.strip())
-        report("startup", [*program.startup(), *program.listing(), place_64_threads()])
+        program.keep_for_the_peer()
+        cases = [*program.startup(""), *program.listing("")]
+        with program.agent():
+            cases += [*program.startup(", an agent answers"), *program.listing(", an agent answers")]
+        report("startup", [*cases, place_64_threads()])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    """What one whole process took: from its start to its end, on processors (its own and its children's), at its peak."""
+
+    wall_ms: float
+    processor_ms: float
+    peak_mib: float
+
+
+def whole(command: list[str | Path], environment: dict[str, str]) -> Whole:
+    """Run a process to its end."""
+    began = time.perf_counter()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    complaint = process.stderr.read().decode()
+    _, status, usage = os.wait4(process.pid, 0)
+    wall_ms = (time.perf_counter() - began) * 1000
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))}: exit {process.returncode}\n{complaint}")
+    return Whole(wall_ms=wall_ms, processor_ms=(usage.ru_utime + usage.ru_stime) * 1000, peak_mib=usage.ru_maxrss / 1024)
 
 
 class Program:
@@ -55,72 +84,83 @@ class Program:
         self.folder = folder
         self.uri = uri
         self.manifest = PROJECT / "examples/quickstart.yaml"
-        config = [f'[paths]\nstate = "{folder}/state"', f'[hypervisor]\nuri = "{uri}"\nacceleration = "tcg"\nqemu_user = "root"\n']
+        self.xml, self.files, self.kept = folder / "domain.xml", folder / "state/vms/default_quickstart", folder / "kept"
+        config = [f'[paths]\nstate = "{folder}/state"', f'[hypervisor]\nuri = "{uri}"\nacceleration = "tcg"\nqemu_user = "root"']
+        config += [f'[agent]\nsocket = "{folder}/agent.sock"\n']
         (folder / "config.toml").write_text("\n".join(config))
         self.environment = {**os.environ, "QUIETCORE_CONFIG": str(folder / "config.toml")}
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installation has its bytecode
 
-    def run(self, *arguments: str) -> tuple[float, int]:
-        """Wall seconds and peak kilobytes of one whole process."""
-        began = time.perf_counter()
-        process = subprocess.Popen(
-            [PROJECT / ".venv/bin/quietcore", "--quiet", *arguments],
-            env=self.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        assert process.stderr is not None
-        complaint = process.stderr.read().decode()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"quietcore {' '.join(arguments)}: exit {process.returncode}\n{complaint}")
-        return time.perf_counter() - began, usage.ru_maxrss
+    def run(self, *arguments: str) -> Whole:
+        """One whole command."""
+        return whole([PROJECT / ".venv/bin/quietcore", "--quiet", *arguments], self.environment)
 
-    def startup(self) -> list[Case]:
-        """`run` of the quickstart and plain libvirt's create of the same XML, in turn."""
+    @contextmanager
+    def agent(self) -> Iterator[None]:
+        """An agent that answers."""
+        process = subprocess.Popen([PROJECT / ".venv/bin/quietcore", "agent"], env=self.environment, stderr=subprocess.DEVNULL)
+        try:
+            while not (self.folder / "agent.sock").exists():
+                time.sleep(0.05)
+            yield
+        finally:
+            process.terminate()
+            process.wait(30)
+
+    def keep_for_the_peer(self) -> None:
+        """Keep the XML and the files of the VM, so that the peer boots the same kernel from the same place."""
         self.run("run", "-f", str(self.manifest))
-        xml = self.folder / "domain.xml"
         connection = libvirt.open(self.uri)
-        xml.write_text(connection.lookupByName("default_quickstart").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
-        files, kept = self.folder / "state/vms/default_quickstart", self.folder / "kept"
-        shutil.copytree(files, kept, symlinks=True)
+        self.xml.write_text(connection.lookupByName("default_quickstart").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        connection.close()
+        shutil.copytree(self.files, self.kept, symlinks=True)
         self.run("delete", "quickstart", "--now")
+
+    def startup(self, how: str) -> list[Case]:
+        """`run` of the quickstart and plain libvirt's create of the same XML, in turn."""
+        connection = libvirt.open(self.uri)
         ours, peers = [], []
         for _ in range(RUNS):
-            ours.append(self.run("run", "-f", str(self.manifest))[0])
+            ours.append(self.run("run", "-f", str(self.manifest)))
             self.run("delete", "quickstart", "--now")
-            shutil.copytree(kept, files, symlinks=True)  # the peer boots the same kernel from the same place
-            began = time.perf_counter()
-            subprocess.run([PROJECT / ".venv/bin/python", "-c", PEER, self.uri, xml], check=True)
-            peers.append(time.perf_counter() - began)
+            shutil.copytree(self.kept, self.files, symlinks=True)
+            peers.append(whole([PROJECT / ".venv/bin/python", "-c", PEER, self.uri, self.xml], self.environment))
             connection.lookupByName("default_quickstart").destroy()
-            shutil.rmtree(files)
+            shutil.rmtree(self.files)
         connection.close()
-        ratios = sorted(one / other for one, other in zip(ours, peers, strict=True))
         return [
-            Case(
-                case="run of the quickstart, whole process",
-                metric="median",
-                unit="ms",
-                ours=statistics.median(ours) * 1000,
-                spread=(max(ours) - min(ours)) * 1000,
-                peer=statistics.median(peers) * 1000,
-                peer_name="libvirt createXML + resume, whole process",
-                remark=f"ratio pair by pair: {ratios[0]:.2f} to {ratios[-1]:.2f}, median {statistics.median(ratios):.2f} (bound 1.3)",
-            )
+            _beside(f"run of the quickstart{how}", "wall", [one.wall_ms for one in ours], [one.wall_ms for one in peers], "bound 1.3"),
+            _beside(f"run of the quickstart{how}", "processor", [one.processor_ms for one in ours], [one.processor_ms for one in peers]),
         ]
 
-    def listing(self) -> list[Case]:
-        """`get vms` with one VM running, time and memory of the whole process."""
+    def listing(self, how: str) -> list[Case]:
+        """`get vms` with one VM running."""
         self.run("run", "-f", str(self.manifest))
         measured = [self.run("get", "vms") for _ in range(RUNS)]
         self.run("delete", "quickstart", "--now")
-        times = [seconds * 1000 for seconds, _ in measured]
-        sizes = [kilobytes / 1024 for _, kilobytes in measured]
         return [
-            Case(case="get vms", metric="median", unit="ms", ours=statistics.median(times), spread=max(times) - min(times), bound=250),
-            Case(case="get vms", metric="peak memory", unit="MiB", ours=max(sizes), spread=max(sizes) - min(sizes), bound=80 / 1.048576),
+            _alone(f"get vms{how}", "wall", "ms", [one.wall_ms for one in measured], bound=250),
+            _alone(f"get vms{how}", "processor", "ms", [one.processor_ms for one in measured]),
+            _alone(f"get vms{how}", "peak memory", "MiB", [one.peak_mib for one in measured], bound=80 / 1.048576),
         ]
+
+
+def _alone(case: str, metric: str, unit: str, values: list[float], *, bound: float | None = None) -> Case:
+    return Case(case=case, metric=metric, unit=unit, ours=statistics.median(values), spread=max(values) - min(values), bound=bound)
+
+
+def _beside(case: str, metric: str, ours: list[float], peers: list[float], bound: str = "") -> Case:
+    ratios = sorted(one / other for one, other in zip(ours, peers, strict=True))
+    return Case(
+        case=case,
+        metric=metric,
+        unit="ms",
+        ours=statistics.median(ours),
+        spread=max(ours) - min(ours),
+        peer=statistics.median(peers),
+        peer_name="libvirt createXML + resume, whole process",
+        remark=f"pair by pair {ratios[0]:.2f} to {ratios[-1]:.2f}, median {statistics.median(ratios):.2f} {bound}".rstrip(),
+    )
 
 
 def place_64_threads() -> Case:
