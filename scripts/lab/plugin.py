@@ -131,7 +131,7 @@ class RowRun:
         out = self.outcome
         shell = "never reached its shell" if out.shell_s is None else f"shell after {out.shell_s:.0f} s"
         died = f", {out.boots - 1} boot(s) died before the shell and were repeated" if out.boots > 1 else ""
-        return f"lab {self.row} ({out.release}): {shell}, {self.arrived} tests, {out.total_s:.0f} s in all{died}" + (
+        return f"lab {self.row} ({out.release}, {out.emulator}): {shell}, {self.arrived} tests, {out.total_s:.0f} s in all{died}" + (
             f"; {out.failure}" if out.failure else ""
         )
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from lab.emulator import Emulator
 from lab.kernels import Kernel
 from lab.machines import LabMachine
 from quietcore.model import CpuSet
 
-QEMU: Final = "qemu-system-x86_64"
 # "max" alone says AMD, and then QEMU drops SMT from CPUID; family 6 model 85 is Cascade Lake.
 CPU_MODEL: Final = "max,vendor=GenuineIntel,family=6,model=85,stepping=7,model-id=Lab,-la57,l3-cache=on"
 TRANSLATION_CACHE_MIB: Final = 512
@@ -26,11 +26,13 @@ class BootFiles:
     shared: Path | None = None
 
 
-def command_line(machine: LabMachine, kernel: Kernel, files: BootFiles) -> list[str]:
+def command_line(emulator: Emulator, machine: LabMachine, kernel: Kernel, files: BootFiles) -> list[str]:
     """The whole command; standard input and output become the session's terminal."""
+    threads = "multi" if emulator.is_safe else "single"
     return [
-        *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-machine", "q35,vmport=off", "-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}", "-cpu", CPU_MODEL),
+        *(emulator.program, *(word for folder in emulator.firmware for word in ("-L", str(folder)))),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-machine", "q35,vmport=off", "-accel", f"tcg,thread={threads},tb-size={TRANSLATION_CACHE_MIB}", "-cpu", CPU_MODEL),
         *("-smp", f"{machine.cpus},sockets={machine.sockets},dies=1,cores={machine.cores},threads={machine.threads}"),
         *("-m", str(machine.memory_mib)),
         *_nodes(machine),
