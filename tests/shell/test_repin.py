@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from quietcore.engine import Move
+from quietcore.engine.repin import move_to, repin
 from quietcore.errors import InputError, OperationFailed
-from quietcore.model import CpuSet, GuestTopology, Realtime, Refusal, VmName
+from quietcore.model import CpuSet, GuestTopology, Plan, Realtime, Refusal, VmName
 from tests.shell.fake_host import FakeHost, Faults
 from tests.shell.test_engine import KINDS, spec
 
@@ -109,6 +110,36 @@ def test_a_chain_of_moves_begins_at_its_free_end(host):
     assert isinstance(move, Move)
     assert move.order == (1, 0)
     assert list(watched.seen.values()) == [["1", "2"], ["2", "3"]]
+
+
+def rotated(plan: Plan) -> Plan:
+    """Each vCPU on the CPU of the next one."""
+    pcpus = [vcpu.pcpu for vcpu in plan.vcpus]
+    vcpus = (replace(vcpu, pcpu=cpu, core=cpu) for vcpu, cpu in zip(plan.vcpus, pcpus[1:] + pcpus[:1], strict=True))
+    return replace(plan, vcpus=tuple(vcpus))
+
+
+def rotate(engine) -> None:
+    ledger = engine.world.books.load()
+    entry = ledger.find(A)
+    with engine.world.books.locked():
+        repin(engine.world, engine.machine(ledger), ledger, (move_to(entry, entry.plan, rotated(entry.plan)),))
+
+
+@pytest.mark.parametrize("vcpus", [2, 3])
+def test_vcpus_that_swap_their_cpus_go_straight_there_and_have_partitions_again(host, vcpus):
+    engine = host.program()
+    engine.apply(spec("a", vcpus=vcpus), "text")
+    before = places(engine)[0]
+    pid = host.hypervisor.pids["default_a"]
+    watched = Watched(host, [pid + 2 + vcpu for vcpu in range(vcpus)])
+    rotate(host.program(watched))
+    assert places(engine)[0] == before[1:] + before[:1]
+    assert list(watched.seen.values()) == [[old, new] for old, new in zip(before, before[1:] + before[:1], strict=True)]
+    assert engine.verify(engine.view(A)).ok
+    counting = Faults()
+    host.program(counting).reconcile()
+    assert not [name for name in counting.names if name.startswith("write")]
 
 
 def test_libvirts_books_follow_the_vcpus(host):

@@ -75,11 +75,8 @@ def pod_of(world: World, entry: Entry, here: Plan) -> LauncherPod:
 
 
 def move_to(entry: Entry, here: Plan, there: Plan) -> Move:
-    """The move between two placements. Raises InputError for one that cannot be made."""
-    order = move_order(here, there)
-    if order is None and entry.mechanism in _MOVES and here.strategy != "whole":
-        raise _cannot(entry, f"its vCPUs would have to swap CPUs among {there.dedicated}", "swap", "move it to other CPUs first")
-    return Move(entry=entry, here=here, there=there, order=order if order is not None else moved_vcpus(here, there))
+    """The move between two placements."""
+    return Move(entry=entry, here=here, there=there, order=move_order(here, there))
 
 
 def repin(world: World, machine: Machine, ledger: Ledger, steps: Sequence[Move]) -> Ledger:

@@ -6,7 +6,7 @@ group and affinity change together, in an order in which the CPU that a vCPU goe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from quietcore.isolation.steps import everything, rest_steps
@@ -20,31 +20,38 @@ def moved_vcpus(here: Plan, there: Plan) -> tuple[int, ...]:
     return tuple(vcpu.vcpu for vcpu in there.vcpus if before.get(vcpu.vcpu) != vcpu.pcpu)
 
 
-def move_order(here: Plan, there: Plan) -> tuple[int, ...] | None:
-    """The moved vCPUs in an order in which each one's new CPU was left before; None where they would have to swap."""
+def move_order(here: Plan, there: Plan) -> tuple[int, ...]:
+    """The moved vCPUs in an order in which each one's new CPU was left before; those that swap among each other come last."""
+    return _order(here, there)[0] + _order(here, there)[1]
+
+
+def _order(here: Plan, there: Plan) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The vCPUs that can go one after the other, and those that stand in rings, each on the CPU of which another one waits."""
     holder: dict[int | None, int] = {vcpu.pcpu: vcpu.vcpu for vcpu in here.vcpus if vcpu.pcpu is not None}
     goal = {vcpu.vcpu: vcpu.pcpu for vcpu in there.vcpus}
-    waiting, order = set(moved_vcpus(here, there)), []
+    waiting, order = set(moved_vcpus(here, there)), list[int]()
     while waiting:
         free = sorted(vcpu for vcpu in waiting if holder.get(goal[vcpu], vcpu) == vcpu or holder[goal[vcpu]] not in waiting)
         if not free:
-            return None
+            break
         order += free
         waiting -= set(free)
-    return tuple(order)
+    return tuple(order), tuple(sorted(waiting))
 
 
 def moving_steps(here: Plan, there: Plan, census: ThreadCensus, facts: CgroupFacts, mechanism: Mechanism) -> tuple[Step, ...]:
     """The steps from anywhere between two placements to the second one. Other threads that stand on CPUs which vCPUs go to leave first."""
-    order = move_order(here, there) or moved_vcpus(here, there)
+    order, ring = _order(here, there)
     before = {vcpu.vcpu for vcpu in here.vcpus}
     threads = {thread.vcpu: thread for thread in census.vcpus if thread.vcpu in before}  # one that was plugged in has no group of ours yet
-    moved = [threads[vcpu] for vcpu in order if vcpu in threads]
+    moved, crossing = ([threads[vcpu] for vcpu in some if vcpu in threads] for some in (order, ring))
     return (
         *_wider(here, there, facts, mechanism),
         *_helpers_away(here, there, census, facts, mechanism),
         *(step for thread in moved if not has_own_cpu(here, thread.vcpu) for step in _landing(thread, there, facts, mechanism)),
         *(step for thread in moved for step in _vcpu(thread, there, facts, mechanism)),
+        *_crossing(crossing, here, there, facts, mechanism),
+        *(step for thread in crossing for step in _vcpu(thread, there, facts, mechanism)),
     )
 
 
@@ -89,6 +96,33 @@ def _landing(thread: HostThread, there: Plan, facts: CgroupFacts, mechanism: Mec
     if mechanism == "partition" and has_own_cpu(there, thread.vcpu) and there.strategy != "whole":
         cpus = vcpu_cpus(there, thread.vcpu or 0)
         yield SetValue(path=facts.file(vcpu_group(facts, thread.vcpu or 0), "cpuset.cpus"), value=str(cpus), readback="cpus")
+
+
+def _crossing(ring: Sequence[HostThread], here: Plan, there: Plan, facts: CgroupFacts, mechanism: Mechanism) -> Iterator[Step]:
+    """vCPUs that swap CPUs give up their partitions first, of which no two can hold one CPU; `_vcpu` makes them again.
+
+    In between, a few writes long, other tasks of the host may come to these CPUs. Each thread still goes straight to its new one.
+    """
+    if mechanism != "partition" or there.strategy == "whole" or all(_has_arrived(thread, there, facts) for thread in ring):
+        return
+    groups = [(vcpu_group(facts, thread.vcpu or 0), thread) for thread in ring]
+    swapped = CpuSet.from_iterable(cpu for thread in ring for cpu in vcpu_cpus(there, thread.vcpu or 0))
+    if facts.layout == "bare":
+        yield SetValue(path=facts.file(facts.home, "cpuset.cpus"), value=str(everything(there)), readback="cpus")
+    for group, thread in groups:
+        place = thread.allowed if thread.allowed <= swapped else vcpu_cpus(here, thread.vcpu or 0)
+        yield SetValue(path=facts.file(group, "cpuset.cpus"), value=str(place), readback="cpus")
+    for group, _ in groups:
+        yield SetValue(path=facts.file(group, "cpuset.cpus.partition"), value="member")
+    for group, _ in groups:
+        yield SetValue(path=facts.file(group, "cpuset.cpus.exclusive"), value="", readback="cpus")
+    for group, thread in groups:
+        yield SetValue(path=facts.file(group, "cpuset.cpus"), value=str(vcpu_cpus(there, thread.vcpu or 0)), readback="cpus")
+
+
+def _has_arrived(thread: HostThread, there: Plan, facts: CgroupFacts) -> bool:
+    state = facts.partition_states.get(vcpu_group(facts, thread.vcpu or 0))
+    return state == "isolated" and thread.allowed == vcpu_cpus(there, thread.vcpu or 0)
 
 
 def _vcpu(thread: HostThread, there: Plan, facts: CgroupFacts, mechanism: Mechanism) -> Iterator[Step]:
