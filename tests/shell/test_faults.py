@@ -14,6 +14,7 @@ from quietcore.errors import OperationFailed, UndoFailed
 from quietcore.model import CpuSet, VmName
 from tests.shell.fake_host import FakeHost, Faults, Killed
 from tests.shell.foreign import foreign
+from tests.shell.numa_host import NumaHost
 from tests.shell.test_defrag import scattered, whole_cores
 from tests.shell.test_engine import KINDS, spec
 from tests.shell.test_repin import rotate
@@ -26,6 +27,7 @@ OPERATIONS = {
     "delete beside another": (lambda engine: engine.delete(A), ("a", "b")),
     "repin": (lambda engine: engine.repin(A, cpus=CpuSet.of(3)), ("a", "b")),
     "swap": (rotate, ("two",)),
+    "move memory": (lambda engine: engine.repin(A, cpus=CpuSet.of(5), memory=True), ("numa", "a")),
     "defrag": (lambda engine: engine.defrag([whole_cores()]), ("scattered",)),
     "adopt": (lambda engine: engine.adopt(Wanted(domain="old")), ("b", "foreign")),
     "release": (lambda engine: engine.release(VmName(name="old")), ("b", "adopted")),
@@ -50,13 +52,14 @@ MADE: dict[Path, FakeHost] = {}
 
 def made(root, kind, names) -> FakeHost:
     root.mkdir()
-    host = scattered(root, **KINDS[kind]) if "scattered" in names else FakeHost(root, **KINDS[kind])
+    host_type = scattered if "scattered" in names else NumaHost if "numa" in names else FakeHost
+    host = host_type(root, **KINDS[kind])
     for name in names:
         if name in {"foreign", "adopted"}:
             foreign(host, vcpus=1)
         if name == "adopted":
             host.program().adopt(Wanted(domain="old"))
-        if name not in {"foreign", "adopted", "scattered"}:
+        if name not in {"foreign", "adopted", "scattered", "numa"}:
             host.program().apply(spec("a", vcpus=2) if name == "two" else spec(name), "text")
     return host
 
@@ -78,7 +81,7 @@ CASES = [
     (kind, name)
     for kind in KINDS
     for name in OPERATIONS
-    if name not in {"defrag", "swap"} or kind in {"v1 libvirt", "v2 libvirt partitions", "v2 bare threaded"}
+    if name not in {"defrag", "move memory", "swap"} or kind in {"v1 libvirt", "v2 libvirt partitions", "v2 bare threaded"}
 ]
 """These do what `repin` does and a little more, so that not every kind of host is needed again."""
 

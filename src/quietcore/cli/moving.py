@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import get_args
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -27,25 +28,32 @@ from quietcore.render import plans, tables
 from quietcore.render.json import cpu_set
 from quietcore.render.values import PlanList
 
+if TYPE_CHECKING:
+    from quietcore.engine.memory import MemoryMove
+
 
 @click.command()
 @click.argument("name")
 @namespace_option
 @click.option("--cpus", "cpu_list", metavar="LIST", help="Exactly these CPUs, such as 4-7,12.")
 @click.option("--better", is_flag=True, help="Wherever it would sit better than now; stay where it cannot (the default).")
+@click.option("--move-memory", "memory", is_flag=True, help="Move its memory to the NUMA nodes of its CPUs as well, as far as it can be.")
 @click.option("--dry-run", is_flag=True, help="Say which vCPU would go where; change nothing.")
 @output_option("table", "json")
 @click.pass_obj
-def repin(app: App, name: str, namespace: str, cpu_list: str | None, output: str, *, better: bool, dry_run: bool) -> int:
+def repin(app: App, *, name: str, namespace: str, cpu_list: str | None, output: str, better: bool, memory: bool, dry_run: bool) -> int:
     """Move a running VM's vCPUs to other CPUs, without stopping them; what fails is undone.
 
-    Each thread migrates at most once. Example: quietcore repin rt1 --cpus 4-7 --dry-run
+    Each thread migrates at most once. Memory stays where it is unless --move-memory is given, which is refused for a guest that sees its
+    nodes, for memory that devices or other processes hold (VFIO, vhost-user), and where the new nodes lack free pages.
+    Example: quietcore repin rt1 --cpus 4-7 --dry-run
     """
     vm = vm_name(name, namespace)
     cpus = _chosen(cpu_list, better=better)
     if not dry_run:
         app.need_root("moving vCPUs")
-    answer = app.engine.plan_move(vm, cpus=cpus) if dry_run else app.engine.repin(vm, cpus=cpus)
+    call = app.engine.plan_move if dry_run else app.engine.repin
+    answer = call(vm, cpus=cpus, memory=memory)
     if answer is None:
         raise no_such_vm(vm)
     if output == "json":
@@ -197,11 +205,32 @@ def _chosen(cpu_list: str | None, *, better: bool) -> CpuSet | None:
 def _text(vm: VmName, answer: Move | Refusal, *, dry_run: bool) -> str:
     if isinstance(answer, Refusal):
         return f"vm/{vm.name} refused\n" + plans.plan_text(answer)
-    if not answer.order and answer.here.exclusive == answer.there.exclusive:
-        return f"vm/{vm.name} unchanged: it sits on {answer.here.dedicated} as well as it can\n"
+    pages = f"  {_memory_words(answer.memory)}\n" if answer.memory is not None else ""
+    if not _moves_cpus(answer):
+        return f"vm/{vm.name} unchanged: it sits on {answer.here.dedicated} as well as it can\n{pages}"
     rows = [(str(one["vcpu"]), _place(one["from"]), _place(one["to"])) for one in _moves(answer)]
     done = "would be moved" if dry_run else "moved"
-    return f"vm/{vm.name} {done}\n" + tables.table(("VCPU", "FROM", "TO"), rows, indent="  ")
+    return f"vm/{vm.name} {done}\n" + tables.table(("VCPU", "FROM", "TO"), rows, indent="  ") + pages
+
+
+def _moves_cpus(answer: Move) -> bool:
+    return bool(answer.order) or answer.here.exclusive != answer.there.exclusive
+
+
+def _memory_words(move: MemoryMove) -> str:
+    """What moves, or has moved and has stayed, in pages of each size."""
+    if not move.before:
+        return f"memory: all of it is on node {move.nodes}"
+    after = move.after
+    if after is None:
+        return f"memory: {_pages(move.before)} would move to node {move.nodes}"
+    moved = {size: max(count - after.get(size, 0), 0) for size, count in move.before.items()}
+    return f"memory: {_pages(moved)} moved to node {move.nodes}, {_pages(after) if after else 'nothing'} stayed elsewhere"
+
+
+def _pages(counts: Mapping[int, int]) -> str:
+    sizes = ((f"{size >> 10} KiB" if size < 1 << 20 else f"{size >> 20} MiB", count) for size, count in sorted(counts.items()))
+    return " and ".join(f"{count} page{'' if count == 1 else 's'} of {size}" for size, count in sizes)
 
 
 def _defrag_text(answer: Defrag | Refusal, *, dry_run: bool) -> str:
@@ -263,6 +292,13 @@ def _json(vm: VmName, answer: Move | Refusal) -> dict[str, object]:
     if isinstance(answer, Refusal):
         reasons = [{"constraint": one.constraint, "wanted": one.wanted, "free": one.free, "message": one.message} for one in answer.reasons]
         return head | {"outcome": "refusal", "message": answer.message, "reasons": reasons}
-    outcome = "move" if answer.order or answer.here.exclusive != answer.there.exclusive else "unchanged"
+    outcome = "move" if _moves_cpus(answer) else "unchanged"
+    if answer.memory is not None:
+        before, after = answer.memory.before, answer.memory.after
+        pages = [
+            {"pageBytes": size, "elsewhere": count, "stayed": None if after is None else after.get(size, 0)}
+            for size, count in sorted(before.items())
+        ]
+        head |= {"memory": {"nodes": list(answer.memory.nodes), "pages": pages}}
     places = {"from": cpu_set(answer.here.exclusive), "to": cpu_set(answer.there.exclusive)}
     return head | {"outcome": outcome, "vcpus": _moves(answer), **places}

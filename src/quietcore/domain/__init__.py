@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from quietcore.domain.identity import NAMESPACE, domain_uuid
     from quietcore.domain.importing import to_manifest
     from quietcore.domain.iothreads import IoLayout, io_layout
+    from quietcore.domain.memory_users import fixed_memory
     from quietcore.domain.reading import facts
     from quietcore.domain.schema import compiled, validate
 else:
@@ -21,6 +22,7 @@ else:
         identity="NAMESPACE domain_uuid",
         importing="to_manifest",
         iothreads="IoLayout io_layout",
+        memory_users="fixed_memory",
         reading="facts",
         schema="compiled validate",
     )
@@ -36,6 +38,7 @@ __all__ = [
     "compose",
     "domain_uuid",
     "facts",
+    "fixed_memory",
     "io_layout",
     "render",
     "to_manifest",

@@ -135,17 +135,23 @@ class Engine:
         entry = ledger.find(vm)
         return None if entry is None else plan_move(self.world, self.machine(ledger), ledger, entry, cpus=cpus, memory=memory)
 
-    def repin(self, vm: VmName, *, cpus: CpuSet | None = None) -> Move | Refusal | None:
-        """Move a running VM's vCPUs to these CPUs, or somewhere better. None when there is no such VM."""
+    def repin(self, vm: VmName, *, cpus: CpuSet | None = None, memory: bool = False) -> Move | Refusal | None:
+        """Move a running VM's vCPUs to these CPUs, or somewhere better, and its memory with them. None when there is no such VM."""
+        from quietcore.engine.memory import bring_memory, memory_elsewhere
         from quietcore.engine.repin import Move, plan_move, repin
 
         with self._changing() as (machine, ledger):
             entry = ledger.find(vm)
             if entry is None:
                 return None
-            step = plan_move(self.world, machine, ledger, entry, cpus=cpus)
+            step = plan_move(self.world, machine, ledger, entry, cpus=cpus, memory=memory)
             if isinstance(step, Move):
                 repin(self.world, machine, ledger, (step,))
+                if step.memory is not None:
+                    if step.there == step.here:  # the books say so already, but pages were left behind
+                        bring_memory(self.world, entry, step.here, step.there)
+                    after = memory_elsewhere(self.world, entry, step.memory.nodes)
+                    step = replace(step, memory=replace(step.memory, after=after))
             return step
 
     def plan_defrag(self, specs: Sequence[VmSpec], cluster: ClusterConfig = KUBEVIRT_DEFAULTS) -> Defrag | Refusal:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from quietcore import pod
 from quietcore.engine.apply import Applier
@@ -31,18 +31,25 @@ from quietcore.isolation import move_order, moved_vcpus, moving_steps, narrowed,
 from quietcore.model import CpuSet, Entry, LauncherPod, Ledger, Machine, Plan, Refusal, union
 from quietcore.placement import fit_of, move
 
+if TYPE_CHECKING:
+    from quietcore.engine.memory import MemoryMove
+
 _MOVES: Final = {"partition"}
 """The mechanisms under which two vCPUs cannot be on one CPU even for a moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """What a re-placement would do: the placement now, the one to come (the same where nothing has to move), the vCPUs in order."""
+    """What a re-placement would do: the placement now, the one to come (the same where nothing has to move), the vCPUs in order.
+
+    `memory` is what of the VM's memory goes with them, where that was asked for.
+    """
 
     entry: Entry
     here: Plan
     there: Plan
     order: tuple[int, ...]
+    memory: MemoryMove | None = None
 
 
 def plan_move(
@@ -50,6 +57,7 @@ def plan_move(
 ) -> Move | Refusal:
     """Decide where a running VM would go: to `cpus`, or to a place that is better than its own. Changes nothing.
 
+    With `memory` its memory goes to the nodes of that place as well, also where the vCPUs stay.
     Raises InputError for a VM that has no CPUs of its own to move.
     """
     here = entry.plan
@@ -64,8 +72,17 @@ def plan_move(
     threads = entry.spec.cpu.topology.threads
     better = fit_of(there, machine, ledger, threads) < fit_of(here, machine, ledger, threads)
     if cpus is None and here.dedicated and not better:
-        return Move(entry=entry, here=here, there=here, order=())
-    return move_to(entry, here, there)
+        there = here
+        if memory:
+            there = move(launcher, machine, ledger, world.config.options, here, cpus=here.exclusive, memory=True)
+            if isinstance(there, Refusal):
+                return there
+    if not memory:
+        return move_to(entry, here, there)
+    from quietcore.engine.memory import plan_memory  # noqa: PLC0415  # brings lxml, which no other move needs
+
+    answer = plan_memory(world, entry, there)
+    return answer if isinstance(answer, Refusal) else replace(move_to(entry, here, there), memory=answer)
 
 
 def pod_of(world: World, entry: Entry, here: Plan) -> LauncherPod:
@@ -157,7 +174,10 @@ def finish(world: World, machine: Machine, ledger: Ledger, entry: Entry) -> Ledg
 
 
 def bring(world: World, machine: Machine, ledger: Ledger, entry: Entry) -> None:
-    """Move the threads of one VM to `entry.plan` from wherever between it and `entry.moving` they are. `ledger` owns both."""
+    """Move the threads of one VM, and its memory where the two plans differ in it, to `entry.plan` from wherever they are.
+
+    That is anywhere between it and `entry.moving`; `ledger` owns both.
+    """
     plan, other = entry.plan, entry.moving
     if plan is None or other is None:
         raise AssertionError(f"{entry.vm} is not on the move")
@@ -170,6 +190,10 @@ def bring(world: World, machine: Machine, ledger: Ledger, entry: Entry) -> None:
         applier.apply(step)
     settle(world, entry, there)
     _tell_libvirt(world, entry, here, there)
+    if plan.memory != other.memory:
+        from quietcore.engine.memory import bring_memory  # noqa: PLC0415  # as above
+
+        bring_memory(world, entry, other, plan)
 
 
 def recovered(world: World, machine: Machine, ledger: Ledger) -> Ledger:

@@ -18,6 +18,10 @@ _NO_SETAFFINITY: Final = 0x04000000  # PF_NO_SETAFFINITY, include/linux/sched.h
 _KTHREAD: Final = 0x00200000
 _PER_CPU: Final = ("ksoftirqd/", "ktimers/", "rcuc/")
 _CAP_SYS_RESOURCE: Final = 24
+_MIGRATE_PAGES: Final = 256
+"""migrate_pages(2) on x86-64, which has no wrapper in the C library."""
+_WORD_BITS: Final = 64
+_WORD: Final = (1 << _WORD_BITS) - 1
 _PER_LEAF: Final = "rcub/"  # numbered by leaves of RCU's tree, each of which serves many CPUs: all of them count
 
 
@@ -40,6 +44,10 @@ class ThreadControl(Protocol):
         """Change policy and priority."""
         ...
 
+    def migrate_pages(self, pid: int, away: CpuSet, nodes: CpuSet) -> int:
+        """Move a process's pages from some NUMA nodes to others; gives how many the kernel could not move."""
+        ...
+
 
 class KernelThreads:
     """The running kernel's own answers."""
@@ -60,6 +68,18 @@ class KernelThreads:
     def set_scheduler(self, tid: int, policy: Policy, priority: int) -> None:
         """Change policy and priority."""
         os.sched_setscheduler(tid, _NUMBERS[policy], os.sched_param(priority))
+
+    def migrate_pages(self, pid: int, away: CpuSet, nodes: CpuSet) -> int:
+        """Move a process's pages from some NUMA nodes to others."""
+        import ctypes  # noqa: PLC0415  # only a move of memory needs it
+
+        count = max(away.highest, nodes.highest) // _WORD_BITS + 1
+        masks = [(ctypes.c_ulong * count)(*(one.mask >> _WORD_BITS * word & _WORD for word in range(count))) for one in (away, nodes)]
+        libc = ctypes.CDLL(None, use_errno=True)
+        stayed = int(libc.syscall(_MIGRATE_PAGES, pid, ctypes.c_ulong(count * _WORD_BITS + 1), *masks))  # the kernel takes one bit off
+        if stayed < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return stayed
 
 
 def cgroup_of(text: str, version: int, controller: str = "cpuset") -> str:
