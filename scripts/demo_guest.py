@@ -24,7 +24,7 @@ from pathlib import Path
 KERNELS = ("linux-image-cloud-amd64", "linux-image-amd64", "linux-image-virtual")
 """The first that the distribution has; the last is Ubuntu's. They depend on the package that holds the kernel."""
 PROGRAMS = ("busybox-static", "rt-tests", "libc6", "libnuma1")
-MODULES = ("button", "evdev", "virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "isofs")
+MODULES = ("button", "evdev", "virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console", "isofs")
 LIBRARY_PLACES = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
 
 INIT = """\

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -100,30 +99,18 @@ class Cared:
         self.host.fs.path(f"{self.host.fs.mount}{group.rstrip('/')}/{name}").write_text(f"{tid}\n")
 
     def plug(self, vm: str, *, announced: bool = True) -> int:
-        """A vCPU is plugged in, as libvirt does: a thread and, in its own layout, a group. Gives the thread."""
-        machine, domain = self.host.hypervisor, f"default_{vm}"
-        pid, number = machine.pids[domain], machine._vcpus[domain]
-        home = f"/machine/qemu-{pid}-{domain}.libvirt-qemu"
-        machine._vcpus[domain] += 1
-        group = self.vcpu_home(vm) if machine.bare else f"{home}/vcpu{number}"
-        if not machine.bare:
-            self.host.fs.path(self.host.fs.mount + group).mkdir()
-            self.host.fs.furnish(self.host.fs.mount + group)
-        machine._thread(pid, pid + 2 + number, f"CPU {number}/TCG", group)
+        """A vCPU is plugged in. Gives its thread."""
+        domain = self.engine.view(VmName(name=vm)).entry.domain
+        tid = self.host.hypervisor.plug(domain)
         if announced:
-            self.processes.tell("fork", pid + 2 + number, pid, self.now_s)
-        return pid + 2 + number
+            self.processes.tell("fork", tid, self.host.hypervisor.pids[domain], self.now_s)
+        return tid
 
-    def unplug(self, vm: str, number: int) -> None:
-        """The last vCPU is plugged out: its thread goes, and the group that libvirt made for it."""
-        machine, domain = self.host.hypervisor, f"default_{vm}"
-        thread, pid = self.vcpu(vm, number), machine.pids[domain]
-        machine._vcpus[domain] -= 1
-        for folder in (f"/proc/{pid}/task/{thread.tid}", f"/proc/{thread.tid}"):
-            shutil.rmtree(self.host.fs.path(folder))
-        if not machine.bare:
-            self.host.fs.drop(f"{self.host.fs.mount}{thread.cgroup}")
-        self.processes.tell("exit", thread.tid, pid, self.now_s)
+    def unplug(self, vm: str) -> None:
+        """The last vCPU is plugged out."""
+        domain = self.engine.view(VmName(name=vm)).entry.domain
+        tid = self.host.hypervisor.unplug(domain)
+        self.processes.tell("exit", tid, self.host.hypervisor.pids[domain], self.now_s)
 
     def vcpu_home(self, vm: str) -> str:
         """Where a new thread of the main thread is born."""

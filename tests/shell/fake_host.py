@@ -18,6 +18,7 @@ from lxml import etree
 
 from quietcore.config import Config
 from quietcore.engine import Engine, Event, LedgerFile, World
+from quietcore.engine.codec import encode
 from quietcore.errors import OperationFailed
 from quietcore.host.fs import HostFs
 from quietcore.host.kvm import Acceleration
@@ -292,6 +293,7 @@ class FakeHypervisor:
         self.pids: dict[str, int] = {}
         self.xmls: dict[str, str] = {}
         self.pins: dict[str, dict[tuple[str, int | None], CpuSet]] = {}
+        self.guest_files: dict[tuple[str, str], str] = {}
         self._vcpus: dict[str, int] = {}
         self._next = 1000
 
@@ -389,6 +391,35 @@ class FakeHypervisor:
         group = self.fs.path(f"{self.fs.mount}/machine/qemu-{self.pids[name]}-{name}.libvirt-qemu/{child}")
         if group.is_dir():
             (group / "cpuset.cpus").write_text(f"{cpus}\n")
+
+    def plug(self, name: str) -> int:
+        """A vCPU is plugged in, as libvirt does: a thread and, in its own layout, a group. Gives the thread."""
+        pid, number = self.pids[name], self._vcpus[name]
+        self._vcpus[name] += 1
+        group = self.fs._group(pid)
+        if not self.bare:
+            group = f"/machine/qemu-{pid}-{name}.libvirt-qemu/vcpu{number}"
+            self.fs.path(self.fs.mount + group).mkdir()
+            self.fs.furnish(self.fs.mount + group)
+        self._thread(pid, pid + 2 + number, f"CPU {number}/TCG", group)
+        return pid + 2 + number
+
+    def unplug(self, name: str) -> int:
+        """The last vCPU is plugged out; libvirt removes the group that it made."""
+        pid = self.pids[name]
+        self._vcpus[name] -= 1
+        tid = pid + 2 + self._vcpus[name]
+        _remove(self.fs.path(f"/proc/{pid}/task/{tid}"))
+        _remove(self.fs.path(f"/proc/{tid}"))
+        if not self.bare:
+            _remove(self.fs.path(f"{self.fs.mount}/machine/qemu-{pid}-{name}.libvirt-qemu/vcpu{self._vcpus[name]}"))
+        return tid
+
+    def write_guest_file(self, name: str, path: str, text: str) -> None:
+        if "org.qemu.guest_agent.0" not in self.xmls[name]:
+            raise HypervisorError("QEMU guest agent is not configured")
+        with self.faults.change("guest file", _hypervisor_refused):
+            self.guest_files[name, path] = text
 
     def end(self, name: str) -> None:
         pid = self.pids[name]
@@ -525,7 +556,7 @@ class FakeHost:
             for tid, vcpu in self.hypervisor.threads(name).vcpus.items()
         }
         books = LedgerFile(self.root / "state").load()
-        entries = {str(entry.vm): (entry.phase, str(entry.owned)) for entry in books.entries}
+        entries = {str(entry.vm): (entry.phase, str(entry.owned), encode(entry.sandbox)) for entry in books.entries}
         files = sorted(path.name for path in (self.root / "state" / "vms").glob("*"))
         domains = {name: view.state for name, view in self.hypervisor.running.items()}
         return {"groups": groups, "placed": placed, "entries": entries, "files": files, "domains": domains}

@@ -196,7 +196,7 @@ def test_a_plugged_vcpu_gets_a_cpu_from_the_books_and_gives_it_back(tmp_path, ki
     assert [str(thread.allowed) for thread in cared.engine.observation(A).census.vcpus] == ["1", "2"]
     assert cared.engine.view(A).entry.plan.exclusive == CpuSet.parse("1-2")
     assert cared.engine.verify(cared.engine.view(A)).ok
-    cared.unplug("a", 1)
+    cared.unplug("a")
     assert cared.settle()[0] == "vcpu-plugged-out"
     assert cared.engine.view(A).entry.plan.exclusive == CpuSet.parse("1")
     cared.engine.apply(spec("b", 2), "text")
@@ -215,7 +215,7 @@ def test_a_plugged_real_time_vcpu_stays_below_the_kernel_threads_of_its_cpu_and_
     cared.plug("a")
     cared.settle()
     assert (host.threads.scheduler(cared.vcpu("a", 1).tid), host.priorities()["rcuc/2"]) == (("fifo", 1), ("fifo", 2))
-    cared.unplug("a", 1)
+    cared.unplug("a")
     cared.settle()
     now = host.state()
     assert [now[what] for what in ("kernel threads", "settings")] == [before[what] for what in ("kernel threads", "settings")]

@@ -13,13 +13,13 @@ from quietcore.engine import Wanted
 from quietcore.errors import OperationFailed, UndoFailed
 from quietcore.model import CpuSet, VmName
 from tests.shell.fake_host import FakeHost, Faults, Killed
-from tests.shell.foreign import foreign
+from tests.shell.foreign import AGENT, foreign
 from tests.shell.numa_host import NumaHost
 from tests.shell.test_defrag import scattered, whole_cores
 from tests.shell.test_engine import KINDS, spec
 from tests.shell.test_repin import rotate
 
-A, B = VmName(name="a"), VmName(name="b")
+A, B, OLD = VmName(name="a"), VmName(name="b"), VmName(name="old")
 OPERATIONS = {
     "run": (lambda engine: engine.apply(spec("a"), "text"), ()),
     "run beside another": (lambda engine: engine.apply(spec("a"), "text"), ("b",)),
@@ -30,7 +30,10 @@ OPERATIONS = {
     "move memory": (lambda engine: engine.repin(A, cpus=CpuSet.of(5), memory=True), ("numa", "a")),
     "defrag": (lambda engine: engine.defrag([whole_cores()]), ("scattered",)),
     "adopt": (lambda engine: engine.adopt(Wanted(domain="old")), ("b", "foreign")),
-    "release": (lambda engine: engine.release(VmName(name="old")), ("b", "adopted")),
+    "sandbox create": (lambda engine: engine.create_sandbox(Wanted(domain="old", containers={"c": CpuSet.of(3)})), ("b", "guest")),
+    "sandbox grows": (lambda engine: engine.update_sandbox(OLD, {"d": CpuSet.of(2)}), ("b", "sandbox")),
+    "sandbox empties": (lambda engine: engine.update_sandbox(OLD, {"c": CpuSet()}), ("b", "sandbox")),
+    "release": (lambda engine: engine.release(OLD), ("b", "adopted")),
 }
 
 
@@ -55,12 +58,23 @@ def made(root, kind, names) -> FakeHost:
     host_type = scattered if "scattered" in names else NumaHost if "numa" in names else FakeHost
     host = host_type(root, **KINDS[kind])
     for name in names:
-        if name in {"foreign", "adopted"}:
-            foreign(host, vcpus=1)
-        if name == "adopted":
-            host.program().adopt(Wanted(domain="old"))
-        if name not in {"foreign", "adopted", "scattered", "numa"}:
-            host.program().apply(spec("a", vcpus=2) if name == "two" else spec(name), "text")
+        match name:
+            case "foreign":
+                foreign(host, vcpus=1)
+            case "adopted":
+                foreign(host, vcpus=1)
+                host.program().adopt(Wanted(domain="old"))
+            case "guest":
+                foreign(host, vcpus=2, agent=AGENT)
+            case "sandbox":
+                foreign(host, vcpus=2, agent=AGENT)
+                host.program().create_sandbox(Wanted(domain="old", containers={"c": CpuSet.of(3)}))
+            case "two":
+                host.program().apply(spec("a", vcpus=2), "text")
+            case "scattered" | "numa":
+                pass
+            case _:
+                host.program().apply(spec(name), "text")
     return host
 
 

@@ -136,8 +136,8 @@ class Caretaker:
 
     def _plugged(self, entry: Entry, seen: Observation, ledger: Ledger, machine: Machine) -> Plan:
         """The plan for the vCPUs that run now."""
-        running = frozenset(thread.vcpu for thread in seen.census.vcpus if thread.vcpu is not None)
-        answer = hotplug.adjust(entry, running, machine, ledger, reserved_cpus(machine, self.world.config.options))
+        reserved = reserved_cpus(machine, self.world.config.options)
+        answer = hotplug.adjust(entry, seen.census.running_vcpus, machine, ledger, reserved)
         for one in answer.came:
             self.log.add("vcpu-plugged-in", entry.vm, vcpu=one.vcpu, cpu=one.pcpu if one.pcpu is not None else "shared pool")
         for one in answer.went:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from quietcore.model import CpuSet, Entry, Ledger, LogicalCpu, Machine, Plan, VcpuPlacement
-from quietcore.placement import with_vcpu, without_vcpu
+from quietcore.placement import with_running, with_vcpu, without_vcpu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,24 +23,29 @@ def adjust(entry: Entry, running: frozenset[int], machine: Machine, ledger: Ledg
 
     A vCPU that the plan does not know gets a CPU of its own where the manifest allows as many (maxSockets) and one is free,
     nearest to the VM's other CPUs first; else it stays on the shared pool. One that was plugged out gives its CPU back; the
-    vCPUs that the VM started with are never given up, because they missing is an error.
+    vCPUs that the VM started with are never given up, because they missing is an error. A sandbox's runtime plugs as it likes
+    and then says which CPUs its containers have (`quietcore sandbox update`).
     """
     plan = entry.plan
     if plan is None:
         return Adjusted(entry=entry)
+    if entry.sandbox is not None:
+        after = with_running(plan, running)
+        came, went = (tuple(one for one in some.vcpus if one not in others.vcpus) for some, others in ((after, plan), (plan, after)))
+        return Adjusted(entry=replace(entry, plan=after), came=came, went=went)
     went = tuple(one for one in plan.vcpus if one.vcpu >= entry.spec.cpu.topology.vcpus and one.vcpu not in running)
     for one in went:
         plan = without_vcpu(plan, one)
-    came, refused = [], []
+    plugged, refused = [], []
     for vcpu in sorted(running - {one.vcpu for one in plan.vcpus}):
         free = machine.usable - machine.isolated - reserved - ledger.with_entry(replace(entry, plan=plan)).owned
         answer = _place(entry, plan, vcpu, machine, free)
         if isinstance(answer, str):
             refused.append((vcpu, answer))
             continue
-        came.append(answer)
+        plugged.append(answer)
         plan = with_vcpu(plan, answer)
-    return Adjusted(entry=replace(entry, plan=plan), came=tuple(came), went=went, refused=tuple(refused))
+    return Adjusted(entry=replace(entry, plan=plan), came=tuple(plugged), went=went, refused=tuple(refused))
 
 
 def possible_vcpus(entry: Entry) -> int:

@@ -34,6 +34,7 @@ _COMMANDS: Final = {
     "defrag": "quietcore.cli.moving:defrag",
     "adopt": "quietcore.cli.moving:adopt",
     "release": "quietcore.cli.moving:release",
+    "sandbox": "quietcore.cli.sandbox:sandbox",
     "ledger": "quietcore.cli.host:ledger",
     "kubelet": "quietcore.cli.kubelet:kubelet",
     "agent": "quietcore.cli.host:agent",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, get_args
 
 import click
@@ -120,7 +120,7 @@ def adopt(
     """
     wanted = Wanted(
         domain=domain,
-        vm=VmName(namespace=namespace, name=name or _plain(domain)),
+        vm=VmName(namespace=namespace, name=name or plain_name(domain)),
         vcpus=vcpus,
         realtime=_realtime(mask),
         priority=priority,
@@ -176,7 +176,7 @@ def _release_all(app: App) -> int:
     return ExitCode.FAILED_NOT_UNDONE if done.problems else ExitCode.OK
 
 
-def _plain(domain: str) -> str:
+def plain_name(domain: str) -> str:
     """A domain's name as a Kubernetes name: lower case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", domain.lower()).strip("-")[:63].rstrip("-") or "adopted"
 
@@ -208,9 +208,14 @@ def _text(vm: VmName, answer: Move | Refusal, *, dry_run: bool) -> str:
     pages = f"  {_memory_words(answer.memory)}\n" if answer.memory is not None else ""
     if not _moves_cpus(answer):
         return f"vm/{vm.name} unchanged: it sits on {answer.here.dedicated} as well as it can\n{pages}"
-    rows = [(str(one["vcpu"]), _place(one["from"]), _place(one["to"])) for one in _moves(answer)]
     done = "would be moved" if dry_run else "moved"
-    return f"vm/{vm.name} {done}\n" + tables.table(("VCPU", "FROM", "TO"), rows, indent="  ") + pages
+    return f"vm/{vm.name} {done}\n" + moved_text((one["vcpu"], one["from"], one["to"]) for one in _moves(answer)) + pages
+
+
+def moved_text(moves: Iterable[tuple[int | None, int | None, int | None]]) -> str:
+    """A table of vCPUs with their old and new CPUs; nothing where none moved."""
+    rows = [(str(vcpu), _place(before), _place(after)) for vcpu, before, after in moves]
+    return tables.table(("VCPU", "FROM", "TO"), rows, indent="  ") if rows else ""
 
 
 def _moves_cpus(answer: Move) -> bool:
@@ -290,8 +295,7 @@ def _defrag_json(answer: Defrag | Refusal) -> dict[str, object]:
 def _json(vm: VmName, answer: Move | Refusal) -> dict[str, object]:
     head: dict[str, object] = {"vm": {"namespace": vm.namespace, "name": vm.name}}
     if isinstance(answer, Refusal):
-        reasons = [{"constraint": one.constraint, "wanted": one.wanted, "free": one.free, "message": one.message} for one in answer.reasons]
-        return head | {"outcome": "refusal", "message": answer.message, "reasons": reasons}
+        return head | as_json.refusal(answer)
     outcome = "move" if _moves_cpus(answer) else "unchanged"
     if answer.memory is not None:
         before, after = answer.memory.before, answer.memory.after

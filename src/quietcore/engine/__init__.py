@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from quietcore.engine.engine import Engine
     from quietcore.engine.ledger_file import LedgerFile
     from quietcore.engine.repin import Move
+    from quietcore.engine.sandbox import SandboxChange
     from quietcore.engine.views import Outcome, VmView
     from quietcore.engine.world import Event, World
 else:
@@ -20,8 +21,9 @@ else:
         engine="Engine",
         ledger_file="LedgerFile",
         repin="Move",
+        sandbox="SandboxChange",
         views="Outcome VmView",
         world="Event World",
     )
 
-__all__ = ["Defrag", "Engine", "Event", "LedgerFile", "Move", "Outcome", "VmView", "Wanted", "World"]
+__all__ = ["Defrag", "Engine", "Event", "LedgerFile", "Move", "Outcome", "SandboxChange", "VmView", "Wanted", "World"]

@@ -7,6 +7,7 @@ written, libvirt's pins. An adoption that is cut off is always undone, a release
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -41,10 +42,12 @@ from quietcore.model import (
     Refusal,
     SetValue,
     Strategy,
+    VcpuPlacement,
     VmName,
     VmSpec,
     union,
 )
+from quietcore.placement import sandbox_plan, with_running
 
 _STAT_START: Final = 19
 """The start time's place after the name in /proc/PID/stat (field 22 of proc(5))."""
@@ -52,7 +55,10 @@ _STAT_START: Final = 19
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a person asks of a domain: a name for it, how many of its first vCPUs get a CPU each (None: all), which are real-time."""
+    """What a person asks of a domain: a name for it, how many of its first vCPUs get a CPU each (None: all), which are real-time.
+
+    `containers` ask for a sandbox: the host CPUs of each, in place of a number.
+    """
 
     domain: str
     vm: VmName | None = None
@@ -60,6 +66,7 @@ class Wanted:
     realtime: frozenset[int] = frozenset()
     priority: int = 1
     strategy: Strategy | None = None
+    containers: Mapping[str, CpuSet] | None = None
 
 
 def wanted_entry(world: World, ledger: Ledger, wanted: Wanted) -> Entry:
@@ -78,7 +85,18 @@ def wanted_entry(world: World, ledger: Ledger, wanted: Wanted) -> Entry:
     spec = _spec(load([SourceText(file=wanted.domain, text=text)]).documents[0].spec, found, view.uuid, wanted)
     if ledger.find(spec.vm) is not None:
         raise _refused("name-taken", f"there is a VM {spec.vm} already", "--name gives the domain another name in the books")
-    return Entry(spec=spec, digest="", manifest=text, phase="creating", boot_id=world.boot_id, domain_uuid=view.uuid)
+    boot, sandbox = world.boot_id, wanted.containers
+    return Entry(spec=spec, digest="", manifest=text, phase="creating", boot_id=boot, domain_uuid=view.uuid, sandbox=sandbox)
+
+
+def place(world: World, machine: Machine, ledger: Ledger, entry: Entry, domain: str) -> Plan | Refusal:
+    """Where a domain that is to be adopted would go: the managers' answer, for a sandbox its containers' CPUs. Changes nothing."""
+    answer = decide(entry.spec, machine, ledger, world).answer
+    if isinstance(answer, Refusal) or entry.sandbox is None:
+        return answer
+    running = observe(world, entry.vm, domain=domain).census.running_vcpus
+    cpus = union(entry.sandbox.values())
+    return sandbox_plan(with_running(answer, running), machine, ledger, world.config.options, cpus)
 
 
 def adopt(world: World, machine: Machine, ledger: Ledger, entry: Entry, domain: str) -> tuple[Ledger, Entry] | Refusal:
@@ -87,7 +105,7 @@ def adopt(world: World, machine: Machine, ledger: Ledger, entry: Entry, domain: 
     Raises OperationFailed when a step failed and the domain is as it was, UndoFailed when something is left.
     """
     # 1. A place, before anything is touched.
-    answer = decide(entry.spec, machine, ledger, world).answer
+    answer = place(world, machine, ledger, entry, domain)
     if isinstance(answer, Refusal):
         return answer
     plan, before = answer, ledger
@@ -105,7 +123,7 @@ def adopt(world: World, machine: Machine, ledger: Ledger, entry: Entry, domain: 
         follow_pool(world, machine, ledger.with_entry(entry))
         seen = observe(world, entry.vm, domain=domain, probe_cpu=plan.dedicated.lowest)
         entry = choose(world, ledger, entry, plan, seen)
-        entry = replace(entry, adopted=_recorded(world, entry, plan, seen))
+        entry = remembering(world, entry, plan, seen)
         ledger = ledger.with_entry(entry)
         world.books.save(ledger)
 
@@ -219,9 +237,11 @@ def _spec(spec: VmSpec, found: DomainFacts, uuid: str, wanted: Wanted) -> VmSpec
     """The domain's spec with dedicated vCPUs. Its memory stays where it is: the kernel's books show the pages that it holds as used."""
     everyone = frozenset(range(found.vcpus))
     count = found.vcpus if wanted.vcpus is None else wanted.vcpus
+    if wanted.containers is not None:
+        count = 0  # the managers choose none of its CPUs
     strangers = sorted(wanted.realtime - frozenset(range(count)))
     problems = []
-    if not 1 <= count <= found.vcpus:
+    if not (1 <= count <= found.vcpus or wanted.containers is not None):
         problems.append(Problem(message=f"{wanted.domain} has {found.vcpus} vCPUs; {count} of them cannot get a CPU", field="--cpus"))
     elif strangers:
         problems.append(Problem(message=f"vCPUs {strangers} get no CPU of their own, so they cannot be real-time", field="--realtime"))
@@ -259,14 +279,23 @@ def _adoption(world: World, domain: str, seen: Observation) -> Adoption:
     )
 
 
-def _recorded(world: World, entry: Entry, plan: Plan, seen: Observation) -> Adoption:
-    """The adoption with the text of every file that will be written, and the groups that will be made."""
+def remembering(world: World, entry: Entry, plan: Plan, seen: Observation) -> Entry:
+    """The entry with the text of every file that this plan is the first to write, and the groups that it will make.
+
+    Only an adopted domain needs it: what belongs to one of ours ends with it. A sandbox's vCPUs may all be on the pool one day.
+    """
     if entry.adopted is None:
-        raise AssertionError(f"{entry.vm} was not adopted")
-    paths, groups = touched(isolation_of(entry, plan, seen).steps)
-    files = {path: world.fs.read(path).strip() for path in paths if world.fs.exists(path)}
+        return entry
+    steps = isolation_of(entry, plan, seen).steps
+    if entry.sandbox is not None:
+        pooled = replace(plan, vcpus=tuple(VcpuPlacement(vcpu=one.vcpu) for one in plan.vcpus))
+        steps = (*steps, *isolation_of(entry, pooled, seen).steps)
+    paths, groups = touched(steps)
+    known, ours = entry.adopted.files, entry.adopted.made
+    first = (path for path in paths if path not in known and path.rpartition("/")[0] not in ours)
+    files = {path: world.fs.read(path).strip() for path in first if world.fs.exists(path)}
     made = tuple(group for group in groups if not world.fs.is_dir(group))
-    return replace(entry.adopted, files=MappingProxyType(files), made=made)
+    return replace(entry, adopted=replace(entry.adopted, files=MappingProxyType({**known, **files}), made=(*ours, *made)))
 
 
 def _pin(world: World, entry: Entry, plan: Plan) -> None:

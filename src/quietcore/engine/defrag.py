@@ -40,7 +40,7 @@ def plan_defrag(world: World, machine: Machine, ledger: Ledger, specs: Sequence[
     tenants = [
         Tenant(pod=pod_of(world, entry, entry.plan), plan=entry.plan)
         for entry in ledger.entries
-        if entry.phase == "running" and entry.moving is None and entry.plan is not None and entry.plan.dedicated
+        if entry.phase == "running" and entry.moving is None and entry.plan is not None and entry.plan.dedicated and entry.sandbox is None
     ]
     room = make_room(newcomers, tenants, machine, ledger, world.config.options)
     if isinstance(room, Refusal):

@@ -17,7 +17,7 @@ from quietcore.engine.world import World
 from quietcore.errors import InputError, Problem
 from quietcore.host.topology import read_machine
 from quietcore.model import KUBEVIRT_DEFAULTS, ClusterConfig, CpuSet, Entry, Finding, Ledger, Machine, Plan, Refusal, VmName, VmSpec
-from quietcore.render.values import Verification
+from quietcore.render.values import Sandbox, Verification
 
 if TYPE_CHECKING:
     from quietcore.engine.adopt import Wanted
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from quietcore.engine.reconcile import Restarted
     from quietcore.engine.release import Released
     from quietcore.engine.repin import Move
+    from quietcore.engine.sandbox import SandboxChange
     from quietcore.engine.start import Decision
     from quietcore.virt.hypervisor import DomainView
 
@@ -90,12 +91,11 @@ class Engine:
 
     def adopt(self, wanted: Wanted, *, dry_run: bool = False) -> Entry | Plan | Refusal:
         """Give a running domain that is not ours CPUs of its own; gives its entry, or with `dry_run` the plan alone."""
-        from quietcore.engine.adopt import adopt, wanted_entry
-        from quietcore.engine.start import decide
+        from quietcore.engine.adopt import adopt, place, wanted_entry
 
         if dry_run:
             ledger = self.world.books.load()
-            return decide(wanted_entry(self.world, ledger, wanted).spec, self.machine(ledger), ledger, self.world).answer
+            return place(self.world, self.machine(ledger), ledger, wanted_entry(self.world, ledger, wanted), wanted.domain)
         with self._changing() as (machine, ledger):
             answer = adopt(self.world, machine, ledger, wanted_entry(self.world, ledger, wanted), wanted.domain)
             return answer if isinstance(answer, Refusal) else answer[1]
@@ -111,7 +111,47 @@ class Engine:
             if entry.adopted is None:
                 raise _not_for(entry, "is quietcore's own: there is nothing to give it back", f"`quietcore delete {vm.name}` ends it")
             release(self.world, machine, ledger, entry)
+            if entry.sandbox is not None:
+                from quietcore.engine.sandbox import tell_end
+
+                tell_end(self.world, entry)
             return True
+
+    def sandbox(self, vm: VmName) -> Sandbox | None:
+        """A sandbox as the books have it. None when there is no such VM; raises InputError for one that is no sandbox."""
+        from quietcore.engine.sandbox import sandbox_of
+
+        entry = self.world.books.load().find(vm)
+        return None if entry is None else sandbox_of(entry)
+
+    def create_sandbox(self, wanted: Wanted, *, dry_run: bool = False) -> SandboxChange | Refusal:
+        """Make a running domain that is not ours a sandbox: it gets the CPUs of its containers, and can be updated."""
+        from quietcore.engine.sandbox import create
+
+        if dry_run:
+            ledger = self.world.books.load()
+            return create(self.world, self.machine(ledger), ledger, wanted, dry_run=True)
+        with self._changing() as (machine, ledger):
+            return create(self.world, machine, ledger, wanted, dry_run=False)
+
+    def update_sandbox(
+        self, vm: VmName, put: Mapping[str, CpuSet], remove: frozenset[str] = frozenset(), *, dry_run: bool = False
+    ) -> SandboxChange | Refusal | None:
+        """Containers of a sandbox come, change or go, and its vCPUs follow their CPUs. None when there is no such VM."""
+        from quietcore.engine.repin import Move
+        from quietcore.engine.sandbox import changed, described, plan_update, update
+
+        def step(machine: Machine, ledger: Ledger) -> Move | Refusal | None:
+            entry = ledger.find(vm)
+            return None if entry is None else plan_update(self.world, machine, ledger, entry, changed(entry, put, remove))
+
+        if dry_run:
+            ledger = self.world.books.load()
+            planned = step(self.machine(ledger), ledger)
+            return described(planned) if isinstance(planned, Move) else planned
+        with self._changing() as (machine, ledger):
+            planned = step(machine, ledger)
+            return update(self.world, machine, ledger, planned) if isinstance(planned, Move) else planned
 
     def release_all(self) -> Released:
         """Give every CPU back in an emergency; all VMs go on running on the shared pool."""

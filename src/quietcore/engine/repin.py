@@ -8,11 +8,12 @@ every thread was read back on its new CPU, the new one from then on. `finish` br
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from quietcore import pod
+from quietcore.engine.adopt import remembering
 from quietcore.engine.apply import Applier
 from quietcore.engine.copies import keep_copy
 from quietcore.engine.identity import strategy_of
@@ -43,6 +44,7 @@ class Move:
     """What a re-placement would do: the placement now, the one to come (the same where nothing has to move), the vCPUs in order.
 
     `memory` is what of the VM's memory goes with them, where that was asked for.
+    `containers` are those that a sandbox has from then on.
     """
 
     entry: Entry
@@ -50,6 +52,12 @@ class Move:
     there: Plan
     order: tuple[int, ...]
     memory: MemoryMove | None = None
+    containers: Mapping[str, CpuSet] | None = None
+
+    def arrived(self, entry: Entry) -> Entry:
+        """The entry when the new placement holds."""
+        containers = entry.sandbox if self.containers is None else self.containers
+        return replace(entry, plan=self.there, moving=self.here, sandbox=containers)
 
 
 def plan_move(
@@ -63,6 +71,8 @@ def plan_move(
     here = entry.plan
     if here is None or entry.phase != "running":
         raise _cannot(entry, "it does not run", "not-running", f"`quietcore get vms {entry.vm.name}` shows its phase")
+    if entry.sandbox is not None:
+        raise _cannot(entry, "it is a sandbox, whose CPUs are its containers'", "sandbox", f"`quietcore sandbox update {entry.vm.name}`")
     launcher = pod_of(world, entry, here)
     if not launcher.guest.dedicated_vcpus:
         raise _cannot(entry, "it has no CPUs of its own, all of its threads share the pool", "not-dedicated", "")
@@ -115,7 +125,8 @@ def repin(world: World, machine: Machine, ledger: Ledger, steps: Sequence[Move])
         undo.push("the vCPUs' old places", lambda: _back(world, machine, before, entries))
         for step in steps:
             seen = observe(world, step.entry.vm, domain=step.entry.domain)
-            entries.append(replace(before_move(world, ledger, step.entry, step.there, seen), moving=step.there))
+            known = remembering(world, step.entry, step.there, seen)
+            entries.append(replace(before_move(world, ledger, known, step.there, seen), moving=step.there))
             ledger = ledger.with_entry(entries[-1])
         world.books.save(ledger)
 
@@ -125,14 +136,14 @@ def repin(world: World, machine: Machine, ledger: Ledger, steps: Sequence[Move])
         if len(steps) > 1:  # else its own move makes its helper threads leave
             for step, entry in zip(steps, entries, strict=True):
                 settle(world, entry, current_plan(world, machine, ledger, step.here))
-        flipped = [replace(entry, plan=step.there, moving=step.here) for step, entry in zip(steps, entries, strict=True)]
+        flipped = [step.arrived(entry) for step, entry in zip(steps, entries, strict=True)]
         arriving = ledger
         for entry in flipped:
             arriving = arriving.with_entry(entry)
         for step, entry in zip(steps, flipped, strict=True):
             bring(world, machine, arriving, entry)
-            place = f"vCPUs {', '.join(map(str, step.order))} from {step.here.dedicated or 'the pool'} to {step.there.dedicated}"
-            told[entry.vm].tell("moved", place)
+            places = f"from {step.here.dedicated or 'the pool'} to {step.there.dedicated or 'the pool'}"
+            told[entry.vm].tell("moved", f"vCPUs {', '.join(map(str, step.order))} {places}")
 
         # 3. Read back, then the new placements hold.
         for step, entry in zip(steps, flipped, strict=True):
@@ -155,7 +166,7 @@ def repin(world: World, machine: Machine, ledger: Ledger, steps: Sequence[Move])
 
 def grow(world: World, machine: Machine, ledger: Ledger, entry: Entry, *, there: Plan, seen: Observation) -> Ledger:
     """Bring a VM whose vCPUs were plugged in or out to the plan that follows. One that is cut off is finished by the next command."""
-    growing = replace(before_move(world, ledger, entry, there, seen), plan=there, moving=entry.plan)
+    growing = replace(before_move(world, ledger, remembering(world, entry, there, seen), there, seen), plan=there, moving=entry.plan)
     ledger = ledger.with_entry(growing)
     world.books.save(ledger)  # the intent, before the first write to the host
     return finish(world, machine, ledger, growing)

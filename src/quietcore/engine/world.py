@@ -58,6 +58,10 @@ class Hypervisor(Protocol):
         """The live XML."""
         ...
 
+    def write_guest_file(self, name: str, path: str, text: str) -> None:
+        """Write a file inside the guest, by its guest agent."""
+        ...
+
     def pin_vcpu(self, name: str, vcpu: int, cpus: CpuSet) -> None:
         """Tell libvirt's books where a vCPU is."""
         ...

@@ -13,6 +13,9 @@ from quietcore.isolation.steps import everything, rest_steps
 from quietcore.isolation.targets import has_own_cpu, partition_cpus, targets, vcpu_cpus, vcpu_group
 from quietcore.model import CgroupFacts, CpuSet, HostThread, Mechanism, Plan, SetAffinity, SetValue, Step, ThreadCensus
 
+_WEIGHT = "100"
+"""What the kernel gives a new group (cgroup v2)."""
+
 
 def moved_vcpus(here: Plan, there: Plan) -> tuple[int, ...]:
     """The vCPUs whose CPU differs, ascending."""
@@ -81,7 +84,8 @@ def _helpers_away(here: Plan, there: Plan, census: ThreadCensus, facts: CgroupFa
     rest = next((cpus for cpus in (there.emulator - vcpus, here.emulator - vcpus) if cpus), there.shared or here.emulator)
     unwanted = {number: cpus for number, cpus in here.io.items() if cpus.isdisjoint(there.dedicated)}
     waiting = replace(there, emulator=rest, shared=rest, io={number: unwanted.get(number, rest) for number in there.io})
-    floating = [thread for thread in census.vcpus if not has_own_cpu(here, thread.vcpu) and not has_own_cpu(there, thread.vcpu)]
+    grouped = {vcpu.vcpu for vcpu in here.vcpus if vcpu.pcpu is None}  # one that was plugged in has no group of ours yet
+    floating = [thread for thread in census.vcpus if thread.vcpu in grouped and not has_own_cpu(there, thread.vcpu)]
     if mechanism != "affinity":
         yield from rest_steps(waiting, facts, mechanism)
         for thread in floating:
@@ -138,4 +142,6 @@ def _vcpu(thread: HostThread, there: Plan, facts: CgroupFacts, mechanism: Mechan
             yield SetValue(path=facts.file(group, "cpuset.cpus"), value=str(cpus), readback="cpus")
     elif mechanism != "affinity":
         yield SetValue(path=facts.file(group, "cpuset.cpus"), value=str(cpus), readback="cpus")
+    if facts.weights and there.strategy != "whole" and not has_own_cpu(there, vcpu):
+        yield SetValue(path=facts.file(group, "cpu.weight"), value=_WEIGHT)  # on the pool it competes again
     yield SetAffinity(tid=thread.tid, cpus=cpus)

@@ -53,6 +53,7 @@ class Entry:
     `directory` holds the files that belong to the VM and go with it. `restore` gives per-CPU kernel threads back what they had.
     `moving` is the other placement that the VM owns while its vCPUs move: a command that finds it brings the VM to `plan` and
     gives the rest back. `adopted` marks a domain that is not ours: it is never ended by us, and its entry goes when it ends.
+    `sandbox` holds the containers that a sandbox hosts and the host CPUs of each: the VM owns their union.
     """
 
     spec: VmSpec
@@ -71,6 +72,7 @@ class Entry:
     settings: tuple[SetValue, ...] = ()
     moving: Plan | None = None
     adopted: Adoption | None = None
+    sandbox: Mapping[str, CpuSet] | None = None
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     @property

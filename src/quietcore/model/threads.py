@@ -58,6 +58,11 @@ class ThreadCensus:
         return tuple(sorted((thread for thread in self.threads if thread.vcpu is not None), key=lambda one: one.vcpu or 0))
 
     @property
+    def running_vcpus(self) -> frozenset[int]:
+        """The numbers of the vCPUs that QEMU runs."""
+        return frozenset(thread.vcpu for thread in self.threads if thread.vcpu is not None)
+
+    @property
     def others(self) -> tuple[HostThread, ...]:
         """Every thread that is not a vCPU."""
         return tuple(thread for thread in self.threads if thread.vcpu is None)

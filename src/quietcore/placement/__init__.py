@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from quietcore.placement.moving import Fit, fit_of, move
     from quietcore.placement.plugging import with_vcpu, without_vcpu
     from quietcore.placement.reserved import reserved_cpus
+    from quietcore.placement.sandbox import sandbox_plan, with_running
     from quietcore.placement.topology import CpuTopology
 else:
     __getattr__ = names_of(
@@ -19,6 +20,7 @@ else:
         moving="Fit fit_of move",
         plugging="with_vcpu without_vcpu",
         reserved="reserved_cpus",
+        sandbox="sandbox_plan with_running",
         topology="CpuTopology",
     )
 
@@ -34,6 +36,8 @@ __all__ = [
     "make_room",
     "move",
     "reserved_cpus",
+    "sandbox_plan",
+    "with_running",
     "with_vcpu",
     "without_vcpu",
 ]

@@ -217,7 +217,7 @@ def _plan(pod: LauncherPod, books: HostBooks, granted: _Granted, order: VcpuOrde
     if granted.pod - exclusive:
         assignments.append(Assignment(container="", cpus=granted.pod - exclusive))
         exclusive |= granted.pod
-    shared = _shared_pool(books) - exclusive
+    shared = shared_pool(books) - exclusive
     used = CpuSet.from_iterable(vcpu.pcpu for vcpu in order.vcpus if vcpu.pcpu is not None)
     held = next((one.cpus for one in assignments if one.container == guest.vcpu_container), CpuSet())
     helpers = CpuSet.from_iterable(order.io) | order.emulator
@@ -235,10 +235,10 @@ def _plan(pod: LauncherPod, books: HostBooks, granted: _Granted, order: VcpuOrde
         assignments=tuple(assignments),
         notes=order.notes,
     )
-    return _empty_pool(plan, books) or plan
+    return empty_pool(plan, books) or plan
 
 
-def _shared_pool(books: HostBooks) -> CpuSet:
+def shared_pool(books: HostBooks) -> CpuSet:
     """The pool before this VM; what a mode withheld from the VM is still everybody's."""
     return _grantable(books) if books.options.cpu.strict_cpu_reservation else books.free
 
@@ -249,7 +249,7 @@ def _emulator(pod: LauncherPod, order: VcpuOrder, shared: CpuSet, held: CpuSet) 
     return order.emulator or shared if pod.guest.strategy == "housekeeping" else held
 
 
-def _empty_pool(plan: Plan, books: HostBooks) -> Refusal | None:
+def empty_pool(plan: Plan, books: HostBooks) -> Refusal | None:
     """The refusal of a plan after which threads of this or another VM would have no CPU to run on."""
     needy = [one.vm for one in (plan, *books.ledger.plans) if one.strategy == "dedicated" or not one.dedicated]
     if plan.shared or not needy:

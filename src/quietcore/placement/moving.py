@@ -71,7 +71,7 @@ def move(
     books = books.withholding(held)
     if cpus is not None:
         cpus -= held
-        reasons = tuple(_faults(pod, books, cpus))
+        reasons = (*unusable(books, cpus), *_wrong_count(pod, books, cpus))
         if reasons:
             return Refusal(message=reasons[0].message, vm=pod.vm, reasons=reasons)
         books = books.offering(cpus)
@@ -92,8 +92,8 @@ def move(
     return plan
 
 
-def _faults(pod: LauncherPod, books: HostBooks, cpus: CpuSet) -> Iterator[Reason]:
-    """Everything that is wrong with a list of CPUs."""
+def unusable(books: HostBooks, cpus: CpuSet) -> Iterator[Reason]:
+    """The CPUs of a list that one VM cannot own, by what is wrong with them."""
     offline, taken = cpus - books.machine.online, cpus & books.ledger.owned
     owners = sorted({str(plan.vm) for cpu in taken if (plan := books.ledger.owner(cpu)) is not None})
     checks = (
@@ -106,6 +106,9 @@ def _faults(pod: LauncherPod, books: HostBooks, cpus: CpuSet) -> Iterator[Reason
         if wrong:
             verb = "is" if len(wrong) == 1 else "are"
             yield Reason(constraint=constraint, message=f"CPU {wrong} {verb} {words}", wanted=str(cpus), free=str(cpus - wrong))
+
+
+def _wrong_count(pod: LauncherPod, books: HostBooks, cpus: CpuSet) -> Iterator[Reason]:
     wanted = counts(books.policy, pod, pod.containers)
     enough = {wanted}
     if pod.guest.thread_policy == "isolate" and books.topology.mask_of_whole_cores(cpus.mask) == cpus.mask:

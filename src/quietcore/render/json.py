@@ -7,8 +7,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias, assert_never
 
 from quietcore.errors import Problem, QuietcoreError
-from quietcore.model import CpuSet, Finding, HostThread, LogicalCpu, MemoryBinding, NumaNode, Plan, Reason, Refusal, VcpuPlacement, VmName
-from quietcore.render.values import Care, CpuUse, Description, DescriptionList, HostMap, PlanList, Printable, Verification, VerificationList
+from quietcore.model import (
+    CpuSet,
+    Finding,
+    HostThread,
+    LogicalCpu,
+    MemoryBinding,
+    NumaNode,
+    Plan,
+    Reason,
+    Refusal,
+    VcpuPlacement,
+    VmName,
+    union,
+)
+from quietcore.render.values import (
+    Care,
+    CpuUse,
+    Description,
+    DescriptionList,
+    HostMap,
+    PlanList,
+    Printable,
+    Sandbox,
+    Verification,
+    VerificationList,
+)
 
 API_VERSION: Final = "quietcore.io/v1alpha1"
 Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
@@ -24,6 +48,8 @@ def to_json(value: Printable) -> Fields:
             return _object("VirtualMachine", _description(value))
         case DescriptionList():
             return _object("VirtualMachineList", {"items": [to_json(item) for item in value.items]})
+        case Sandbox():
+            return _object("Sandbox", _sandbox(value))
         case Verification():
             findings: Json = [_finding(finding) for finding in value.findings]
             return _object("Verification", {"vm": _vm(value.vm), "ok": value.ok, "findings": findings})
@@ -53,11 +79,24 @@ def dumps(value: Printable) -> str:
     return json.dumps(to_json(value), indent=2, ensure_ascii=False) + "\n"
 
 
+def line(value: Printable) -> str:
+    """The same object on one line, which ends it: who finds no newline reads too early."""
+    return json.dumps(to_json(value), ensure_ascii=False) + "\n"
+
+
 def dumps_yaml(value: Printable) -> str:
     """The same object as YAML."""
     import yaml  # noqa: PLC0415  # most commands print none
 
     return yaml.safe_dump(json.loads(dumps(value)), sort_keys=False, allow_unicode=True, width=140)
+
+
+def refusal(answer: Refusal) -> Fields:
+    """Why something that runs cannot be moved."""
+    reasons: Json = [
+        {"constraint": one.constraint, "wanted": one.wanted, "free": one.free, "message": one.message} for one in answer.reasons
+    ]
+    return {"outcome": "refusal", "message": answer.message, "reasons": reasons}
 
 
 def cpu_set(cpus: CpuSet) -> Fields:
@@ -154,6 +193,20 @@ def _description(description: Description) -> Fields:
         "vcpus": [_running_vcpu(vcpu, running.get(vcpu.vcpu)) for vcpu in placed],
         "threads": [_thread(thread) for thread in census.threads] if census else [],
         "agent": None if description.care is None else _care(description.care),
+    }
+
+
+def _sandbox(sandbox: Sandbox) -> Fields:
+    containers: list[Json] = [
+        {"id": name, "cpus": cpu_set(cpus), "vcpus": cpu_set(sandbox.backing(cpus))} for name, cpus in sorted(sandbox.containers.items())
+    ]
+    return {
+        "vm": _vm(sandbox.vm),
+        "domain": sandbox.domain,
+        "cpus": cpu_set(union(sandbox.containers.values())),
+        "map": [{"pcpu": one.pcpu, "vcpu": one.vcpu} for one in sorted(sandbox.backed, key=lambda one: one.pcpu or 0)],
+        "unbacked": cpu_set(sandbox.unbacked),
+        "containers": containers,
     }
 
 

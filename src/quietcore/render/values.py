@@ -9,7 +9,7 @@ from string import ascii_uppercase
 from typing import Literal, TypeAlias
 
 from quietcore.errors import QuietcoreError
-from quietcore.model import CpuSet, Entry, Finding, Machine, Plan, Refusal, ThreadCensus, VmName
+from quietcore.model import CpuSet, Entry, Finding, Machine, Plan, Refusal, ThreadCensus, VcpuPlacement, VmName
 
 CpuState: TypeAlias = Literal["vcpu", "other", "reserved", "isolated", "unavailable", "shared", "offline"]
 """`other`: owned by a VM for its emulator or I/O threads. `isolated`: by the kernel, and nobody's."""
@@ -51,6 +51,30 @@ class DescriptionList:
     """Several VMs."""
 
     items: tuple[Description, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    """A VM that hosts containers: the host CPUs of each container, and which vCPU backs which CPU (`vcpus`, those on the pool included)."""
+
+    vm: VmName
+    domain: str
+    containers: Mapping[str, CpuSet]
+    vcpus: tuple[VcpuPlacement, ...]
+
+    def backing(self, cpus: CpuSet) -> CpuSet:
+        """The vCPUs that back these host CPUs."""
+        return CpuSet.from_iterable(one.vcpu for one in self.backed if one.pcpu in cpus)
+
+    @property
+    def backed(self) -> tuple[VcpuPlacement, ...]:
+        """The vCPUs that have a CPU of a container."""
+        return tuple(one for one in self.vcpus if one.pcpu is not None)
+
+    @property
+    def unbacked(self) -> CpuSet:
+        """The vCPUs that share the pool."""
+        return CpuSet.from_iterable(one.vcpu for one in self.vcpus if one.pcpu is None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,4 +164,4 @@ class HostMap:
         return "isolated" if cpu in self.machine.isolated else "shared"
 
 
-Printable: TypeAlias = PlanList | Description | DescriptionList | Verification | VerificationList | HostMap | QuietcoreError
+Printable: TypeAlias = PlanList | Description | DescriptionList | Sandbox | Verification | VerificationList | HostMap | QuietcoreError
