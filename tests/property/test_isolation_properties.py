@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.isolation_cases import EVERYONE, LAYOUTS, around, census, plan
 
-from quietcore.isolation import IrqFact, irq_steps, isolate, partition_cpus, refreshed, released, verify
+from quietcore.isolation import ForeignTask, IrqFact, irq_steps, isolate, kernel_task_steps, partition_cpus, refreshed, released, verify
 from quietcore.model import CgroupFacts, CpuSet, Mechanism, MoveProcess, MoveThread, Plan, SetAffinity, SetValue, ThreadCensus
 
 FEW = settings(max_examples=60, deadline=None)
@@ -136,3 +136,14 @@ def test_interrupts_leave_dedicated_cpus_whatever_they_were_allowed_first(lines,
     assert {int(step.path.split("/")[3]): CpuSet.parse(step.value) for step in back} == {
         irq.irq: irq.allowed for irq in irqs if after[irq.irq] != irq.allowed
     }
+
+
+@FEW
+@given(st.lists(st.tuples(st.sets(st.integers(0, 7), min_size=1), st.booleans()), max_size=4), st.sets(st.integers(0, 6)))
+def test_kernel_threads_leave_dedicated_cpus_and_nobody_else_is_touched(lines, cpus):
+    owned = CpuSet.from_iterable(cpus)
+    tasks = tuple(ForeignTask(tid=n, comm="k", allowed=CpuSet.from_iterable(allowed), kernel=k) for n, (allowed, k) in enumerate(lines))
+    after = {task.tid: task.allowed for task in tasks} | {s.tid: s.cpus for s in kernel_task_steps(tasks, owned, EVERYONE - owned)}
+    for task in tasks:
+        expected = (task.allowed - owned) or (EVERYONE - owned) if task.kernel else task.allowed
+        assert after[task.tid] == expected

@@ -249,16 +249,18 @@ class FakeThreads:
         self.everyone = everyone
 
     def affinity(self, tid: int) -> CpuSet:
-        stored = self.affinities.get(tid, self.everyone)
+        limit = self._limit(tid)
+        return self.affinities.get(tid, self.everyone) & limit or limit
+
+    def _limit(self, tid: int) -> CpuSet:
         try:
-            limit = self.fs.limit(tid)
-        except OSError:  # a kernel thread that some test made without a group
-            return stored
-        return stored & limit or limit
+            return self.fs.limit(tid)
+        except OSError:  # a kernel thread that some test made without a group: no cpuset holds it
+            return self.everyone
 
     def set_affinity(self, tid: int, cpus: CpuSet) -> None:
         with self.faults.change(f"affinity {tid}", refused):
-            allowed = cpus & self.fs.limit(tid)
+            allowed = cpus & self._limit(tid)
             if not allowed:
                 raise OSError(errno.EINVAL, "none of these CPUs is in the thread's cpuset")
             self.affinities[tid] = allowed

@@ -14,6 +14,7 @@ from quietcore.agent.host_state import HostState
 from quietcore.agent.known import Cause, Known, Right, role_names, told
 from quietcore.engine import World
 from quietcore.engine.observe import Observation, observe
+from quietcore.engine.pool import kernel_tasks_away
 from quietcore.engine.repin import grow
 from quietcore.engine.settle import settle
 from quietcore.errors import OperationFailed, QuietcoreError
@@ -124,6 +125,7 @@ class Caretaker:
                 entry, seen = ledger.find(vm) or entry, observe(self.world, vm, domain=entry.domain)
             plan = refreshed(adjusted, self.state.shared(ledger))
             settle(self.world, entry, plan, seen, tell=writes.append)
+            kernel_tasks_away(self.world, entry, plan, seen.census, writes.append)
         except OperationFailed as err:
             self._tell(known, cause, writes, seen)
             self._failed(known, err)
@@ -160,7 +162,7 @@ class Caretaker:
         since_good = None if right is None else now - right.good_at_s
         for applied in writes:
             fields = told(applied, roles)
-            born = right is not None and "tid" in fields and fields["tid"] not in right.look.threads
+            born = right is not None and fields.get("tid") in roles and fields["tid"] not in right.look.threads
             self.log.add(
                 "thread-placed" if born else "drift-repaired",
                 known.vm,

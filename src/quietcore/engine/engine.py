@@ -288,6 +288,8 @@ class Engine:
         return self._started(machine, ledger, wanted, "created")
 
     def _again(self, machine: Machine, ledger: Ledger, entry: Entry, wanted: Entry) -> Outcome:
+        from quietcore.engine.observe import observe
+        from quietcore.engine.pool import kernel_tasks_away
         from quietcore.engine.reconcile import stop
         from quietcore.engine.settle import settle
 
@@ -309,7 +311,9 @@ class Engine:
             raise AssertionError(f"{entry.vm} runs without a plan")
         told = replace(entry, spec=wanted.spec, digest=wanted.digest, manifest=wanted.manifest, cluster=wanted.cluster)
         self.world.books.save(ledger.with_entry(told))
-        writes = settle(self.world, entry, current_plan(self.world, machine, ledger, entry.plan))
+        plan = current_plan(self.world, machine, ledger, entry.plan)
+        seen = observe(self.world, entry.vm, domain=entry.domain)
+        writes = settle(self.world, entry, plan, seen) + kernel_tasks_away(self.world, entry, plan, seen.census)
         return Outcome(vm=wanted.vm, result="repaired" if writes else "unchanged", plan=entry.plan)
 
     def _started(self, machine: Machine, ledger: Ledger, wanted: Entry, result: Result) -> Outcome:

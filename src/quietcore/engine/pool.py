@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -10,9 +11,9 @@ from quietcore.engine.settle import settle
 from quietcore.engine.shared import current_plan
 from quietcore.engine.world import World
 from quietcore.errors import OperationFailed
-from quietcore.host import cgroups, irqs
-from quietcore.isolation import irq_steps
-from quietcore.model import Entry, Ledger, Machine, union
+from quietcore.host import cgroups, irqs, threads
+from quietcore.isolation import irq_steps, kernel_task_steps
+from quietcore.model import Applied, Entry, Ledger, Machine, Plan, ThreadCensus, union
 
 
 def follow_pool(world: World, machine: Machine, ledger: Ledger) -> None:
@@ -50,6 +51,29 @@ def interrupts_back(world: World, ledger: Ledger) -> None:
     """Undo `interrupts_away` after a start that failed: what the older ledger owns stays clear, the rest returns."""
     current = world.books.load()
     interrupts_away(world, replace(ledger, irqs=current.irqs))
+
+
+def kernel_tasks_away(
+    world: World, entry: Entry, plan: Plan, census: ThreadCensus, tell: Callable[[Applied], None] = lambda _applied: None
+) -> int:
+    """Keep the kernel's own threads off the CPUs of a VM's partition, but those that work for it; gives the number of writes.
+
+    No undo: when the partition ends, the kernel gives them their CPUs itself, as it does after having taken them.
+    """
+    owned = plan.dedicated & world.online
+    if not _is_partition(entry) or not owned:
+        return 0
+    applier, writes = Applier(world.fs, world.control, cgroups.hierarchy(world.fs)), 0
+    foreign = threads.foreign_tasks(world.fs, owned, {thread.tid for thread in census.threads})
+    for step in kernel_task_steps(foreign, owned, plan.shared & world.online):
+        try:
+            applied = applier.apply(step)
+        except OperationFailed:
+            continue  # the kernel keeps it: verify says so
+        if applied is not None:
+            tell(applied)
+            writes += 1
+    return writes
 
 
 def _is_partition(entry: Entry) -> bool:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from quietcore.isolation.adoption import cpu_groups_back, files_back, partition_back, policies_back, threads_back, touched
     from quietcore.isolation.budgets import budget_files, budget_steps, no_budget
     from quietcore.isolation.foreign import ForeignTask, IrqFact
-    from quietcore.isolation.irqs import irq_steps
+    from quietcore.isolation.irqs import irq_steps, kernel_task_steps
     from quietcore.isolation.locking import MemoryLock, unlocked
     from quietcore.isolation.moving import move_order, moved_vcpus, moving_steps, narrowed
     from quietcore.isolation.realtime import inversions, is_below, polling_cpus, raising_steps, realtime_cpus
@@ -22,7 +22,7 @@ else:
         adoption="cpu_groups_back files_back partition_back policies_back threads_back touched",
         budgets="budget_files budget_steps no_budget",
         foreign="ForeignTask IrqFact",
-        irqs="irq_steps",
+        irqs="irq_steps kernel_task_steps",
         locking="MemoryLock unlocked",
         moving="move_order moved_vcpus moving_steps narrowed",
         realtime="inversions is_below polling_cpus raising_steps realtime_cpus",
@@ -50,6 +50,7 @@ __all__ = [
     "irq_steps",
     "is_below",
     "isolate",
+    "kernel_task_steps",
     "mechanism_of",
     "move_order",
     "moved_vcpus",
