@@ -63,7 +63,7 @@ class NumaFs(FakeFs):
 
 
 class NumaHypervisor(FakeHypervisor):
-    """libvirt with numatune: it binds the cpusets of a domain's groups, at the start and when it is told to."""
+    """libvirt with numatune: it binds the cpusets of a domain's groups at the start."""
 
     fs: NumaFs
 
@@ -72,22 +72,11 @@ class NumaHypervisor(FakeHypervisor):
         pid, nodes = self.pids[view.name], etree.fromstring(xml).xpath("string(numatune/memory/@nodeset)")
         for size, count in PAGES.items():
             self.fs.put_pages(pid, size, {CpuSet.parse(nodes or "0").lowest: count})
-        if nodes:
-            self._bind(view.name, nodes)
-        return view
-
-    def bind_memory(self, name: str, nodes: CpuSet) -> None:
-        with self.faults.change("bind memory", lambda: OSError(errno.EIO, "injected")):
-            root = etree.fromstring(self.xmls[name])
-            root.find("numatune/memory").set("nodeset", str(nodes))
-            self.xmls[name] = etree.tostring(root, encoding="unicode")
-            self._bind(name, str(nodes))
-
-    def _bind(self, name: str, nodes: str) -> None:
-        home = self.fs.path(f"{self.fs.mount}/machine/qemu-{self.pids[name]}-{name}.libvirt-qemu")
-        for group in home.iterdir() if home.is_dir() else ():
+        home = self.fs.path(f"{self.fs.mount}/machine/qemu-{pid}-{view.name}.libvirt-qemu")
+        for group in home.iterdir() if nodes and home.is_dir() else ():
             if group.is_dir():
                 (group / "cpuset.mems").write_text(f"{nodes}\n")
+        return view
 
 
 @dataclass

@@ -1,4 +1,8 @@
-"""A running VM's memory follows its vCPUs to another NUMA node: checked before, done as far as the kernel can, counted afterwards."""
+"""A running VM's memory follows its vCPUs to another NUMA node: checked before, done as far as the kernel can, counted afterwards.
+
+libvirt's own books go on naming the old node: it changes only a `restrictive` binding of a running domain (seen with libvirt 9.0), and
+where memory is `strict`, as ours is, it looks at them again only when the domain starts or a vCPU is plugged in.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from quietcore.domain import facts as domain_facts
 from quietcore.domain import fixed_memory
 from quietcore.engine.apply import Applier
 from quietcore.engine.observe import Observation, observe
@@ -33,15 +36,20 @@ def memory_nodes(plan: Plan) -> CpuSet:
 
 def plan_memory(world: World, entry: Entry, there: Plan) -> MemoryMove | Refusal:
     """What of a VM's memory would have to move for this plan, or everything that speaks against it. Changes nothing."""
-    nodes = memory_nodes(there)
-    if not nodes:
+    booked, nodes = memory_nodes(there), CpuSet.from_iterable(vcpu.node for vcpu in there.vcpus if vcpu.node is not None)
+    if not booked:
         return _refused(entry, [Reason(constraint="memory-policy", message="this host books no memory, so it is bound to no node")])
+    aligned = booked <= nodes
+    nodes = booked if aligned else nodes
     before = memory_elsewhere(world, entry, nodes)
     reasons = list(fixed_memory(world.hypervisor.xml(entry.domain)))
     if there.cells:
         reasons.append(Reason(constraint="guest-cells", message="the guest sees on which nodes its memory is, and it is bound there"))
     if entry.adopted is not None:
         reasons.append(Reason(constraint="adopted", message="the domain is somebody else's, and `release` could not put its memory back"))
+    if not aligned:
+        message = f"the Memory Manager has no room for it on node {nodes}, where its vCPUs are, and would book it on node {booked}"
+        reasons.append(Reason(constraint="memory-on-node", message=message, node=nodes.lowest if len(nodes) == 1 else None))
     for page_bytes, pages in before.items():
         free = sum(free_bytes(world.fs, node, page_bytes) for node in nodes)
         if pages * page_bytes > free:
@@ -66,9 +74,6 @@ def bring_memory(world: World, entry: Entry, here: Plan, there: Plan) -> None:
     applier = Applier(world.fs, world.control, cgroups.hierarchy(world.fs))
     for step in _binding(world, seen, memory_nodes(here), nodes):
         applier.apply(step)
-    bound = domain_facts(world.hypervisor.xml(entry.domain)).numa_nodes
-    if seen.facts.layout == "libvirt" and bound is not None and bound != nodes:
-        world.hypervisor.bind_memory(entry.domain, nodes)
     pid, began = seen.census.pid, world.clock()
     before = _bytes(_Memory.of(world, pid, nodes).elsewhere)
     if not before:

@@ -74,10 +74,6 @@ class Hypervisor(Protocol):
         """Tell libvirt's books where an I/O thread is."""
         ...
 
-    def bind_memory(self, name: str, nodes: CpuSet) -> None:
-        """Tell libvirt's books to which NUMA nodes the memory is bound."""
-        ...
-
 
 class Books(Protocol):
     """The ledger's file; see `LedgerFile`."""

@@ -166,12 +166,6 @@ class LibvirtHypervisor:
         flags = _libvirt().VIR_DOMAIN_AFFECT_LIVE
         self._on(name, lambda domain: domain.pinIOThread(thread, self._cpu_map(cpus), flags), f"libvirt could not pin I/O thread {thread}")
 
-    def bind_memory(self, name: str, nodes: CpuSet) -> None:
-        """The same for the NUMA nodes to which its memory is bound."""
-        flags = _libvirt().VIR_DOMAIN_AFFECT_LIVE
-        wanted = {"numa_nodeset": str(nodes)}
-        self._on(name, lambda domain: domain.setNumaParameters(wanted, flags), "libvirt could not bind the memory")
-
     def _cpu_map(self, cpus: CpuSet) -> tuple[bool, ...]:
         """libvirt's form of a CPU set: one truth for each CPU of the host, offline ones included."""
         count = int(self._call(lambda connection: connection.getCPUMap()[0], "libvirt does not count the host's CPUs"))
