@@ -45,10 +45,14 @@ def machines(draw):
     )
 
 
-def pod(name, vcpus, *, threads=1, **shape):
-    count, some = {"cpu": Quantity.of(vcpus)}, {"cpu": Quantity.milli(500)}
+def pod(name, vcpus, *, threads=1, helper=False, **shape):
+    """With a `helper` the VM pays for one CPU more, on which its other threads are."""
+    count, some = {"cpu": Quantity.of(vcpus + helper)}, {"cpu": Quantity.milli(500)}
     topology = GuestTopology(cores=vcpus // threads, threads=threads)
     containers = (Container(name="compute", requests=some, limits=some), Container(name="dedicated", requests=count, limits=count))
+    if helper:
+        containers = (Container(name="compute", requests=count, limits=count),)
+        shape |= {"strategy": "housekeeping", "vcpu_container": "compute", "emulator_cpus": 1}
     guest = GuestShape(topology=topology, dedicated_vcpus=frozenset(range(vcpus)), **shape)
     return LauncherPod(vm=VmName(name=name), uid=name, containers=containers, guest=guest, qos="Guaranteed")
 
@@ -57,7 +61,8 @@ def pod(name, vcpus, *, threads=1, **shape):
 def pods(draw, name, policies=("none", "none", "prefer", "require", "isolate")):
     threads = draw(st.sampled_from([1, 1, 2]))
     vcpus = threads * draw(st.integers(1, 4 // threads))
-    return pod(name, vcpus, threads=threads, thread_policy=draw(st.sampled_from(policies)), single_l3=draw(st.booleans()))
+    helper = draw(st.sampled_from([False, False, True]))
+    return pod(name, vcpus, threads=threads, helper=helper, thread_policy=draw(st.sampled_from(policies)), single_l3=draw(st.booleans()))
 
 
 options = st.builds(
@@ -85,7 +90,7 @@ def hosts(draw):
             tenants.append(Tenant(pod=one, plan=answer))
     fixed = draw(st.integers(0, 7))
     wanted = draw(pods("new", policies=("none", "require", "isolate")))
-    assume(wanted.guest.topology.vcpus <= len(usable - ledger.owned))
+    assume(wanted.guest.topology.vcpus + wanted.guest.emulator_cpus <= len(usable - ledger.owned))
     return machine, chosen, ledger, tuple(one for number, one in enumerate(tenants) if number != fixed), wanted
 
 

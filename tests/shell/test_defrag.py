@@ -118,6 +118,15 @@ def test_where_no_moves_make_room_nothing_moves(host):
     assert host.state() == before
 
 
+def test_a_vm_that_lacks_something_other_than_cpus_gets_no_search(host, monkeypatch):
+    one = spec("w")
+    huge = replace(one, cpu=replace(one.cpu, dedicated=False), memory=replace(one.memory, hugepage_bytes=2 << 20))
+    monkeypatch.setattr("quietcore.placement.defrag.move", lambda *_args, **_options: pytest.fail("a move was looked for"))
+    answer = host.program().plan_defrag([huge])
+    assert isinstance(answer, Refusal)
+    assert [reason.constraint for reason in answer.reasons] == ["pages-on-node", "no-moves"]
+
+
 def test_a_vm_that_runs_has_its_room(host):
     with pytest.raises(InputError, match="default/a runs"):
         host.program().defrag([spec("a")])

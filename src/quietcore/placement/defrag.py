@@ -117,7 +117,7 @@ def make_room(
     # 2. Where everything that can move would not be enough, no search is needed.
     search = _Search.of(newcomers, tenants, HostBooks.of(machine, ledger, options, newcomers[0].pod.vm), limit)
     least = search.missing(search.free, search.leavable(0))
-    if least is None or search.wants_more_than_free:
+    if least is None or not search.wanted or search.wanted > search.free.bit_count():  # a move leaves as many free as there were
         return _refused(answer, "no-moves", "not even all vCPUs that can be moved would make room where it is needed")
 
     # 3. One CPU given up, two, and so on. A choice may cost more than it gives up, so the best one is kept until it is proved.
@@ -198,9 +198,9 @@ class _Search:
         )
 
     @property
-    def wants_more_than_free(self) -> bool:
-        """Whether CPUs lack altogether: a move leaves as many free as there were."""
-        return self.needs[-1].wanted > self.free.bit_count()
+    def wanted(self) -> int:
+        """The CPUs that all newcomers want together."""
+        return self.needs[-1].wanted
 
     def missing(self, free: int, gettable: int) -> int | None:
         """How many CPUs must become free at least; None where it cannot be."""
