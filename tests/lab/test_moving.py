@@ -1,0 +1,252 @@
+"""Moving running vCPUs on cgroup v2 with isolated partitions: where their threads were at every moment, as the kernel counts it."""
+
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lab import product
+from lab.inside import CGROUP_ROOT, allowed, cgroup_of, eventually, read, run_time_ns
+from quietcore.cli.context import App, read_config
+from quietcore.engine.repin import move_to, repin
+from quietcore.host.topology import read_machine
+from quietcore.model import CpuSet, VmName
+
+pytestmark = pytest.mark.lab("2s4n16c", "systemd")
+CPUS = Path("/sys/devices/system/cpu")
+BUSY = bytes([0xBA, 0xF8, 0x03, 0xB0, ord("P"), 0xEE, 0xEB, 0xFE])  # mov dx,3f8h; mov al,'P'; out dx,al; jmp $
+SAMPLER = """
+import json, os, signal, sys
+tids = [int(word) for word in sys.argv[1:]]
+seen = {tid: set() for tid in tids}
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+rounds = 0
+while not stop:
+    for tid in tids:
+        seen[tid].update(os.sched_getaffinity(tid))
+        with open(f"/proc/{tid}/stat") as file:
+            seen[tid].add(int(file.read().rpartition(")")[2].split()[36]))
+    rounds += 1
+    if rounds == 1:
+        print("sampling", flush=True)
+print(json.dumps({"rounds": rounds, "seen": {tid: sorted(cpus) for tid, cpus in seen.items()}}))
+"""
+
+
+def migrations(tid):
+    """How often the scheduler has moved a thread from one CPU to another."""
+    line = next(line for line in read(f"/proc/{tid}/sched").splitlines() if line.startswith("se.nr_migrations"))
+    return int(line.rpartition(":")[2])
+
+
+@contextmanager
+def watched(tids, found):
+    """Look at some threads all the time; afterwards `found` has thread -> (CPUs that it was on or might use, migrations)."""
+    before = {tid: migrations(tid) for tid in tids}
+    with subprocess.Popen([sys.executable, "-S", "-c", SAMPLER, *map(str, tids)], stdout=subprocess.PIPE, text=True) as sampler:
+        assert sampler.stdout is not None
+        assert sampler.stdout.readline() == "sampling\n"
+        try:
+            yield
+        finally:
+            sampler.terminate()
+        samples = json.loads(sampler.stdout.read())
+    assert samples["rounds"] > 1
+    for tid in tids:
+        found[tid] = (CpuSet.from_iterable(samples["seen"][str(tid)]), migrations(tid) - before[tid])
+
+
+def busy_disk(path):
+    """A disk whose boot sector never rests."""
+    path.write_bytes(BUSY.ljust(510, b"\0") + b"\x55\xaa" + bytes((1 << 20) - 512))
+    return path
+
+
+@pytest.fixture
+def run(hypervisor, tmp_path):
+    """Start VMs whose vCPU 0 never rests; what is left of them at the end is deleted, and the host must then be as before."""
+    product.configure()
+    disks = tmp_path / "disks"
+    disks.mkdir()
+
+    def start(name, **shape):
+        disk = busy_disk(disks / name)
+        wanted = json.loads(product.manifest(name, **shape))
+        wanted["spec"]["domain"]["devices"]["disks"] = [{"name": "boot", "disk": {"bus": "virtio"}}]
+        wanted["spec"]["volumes"] = [{"name": "boot", "hostDisk": {"path": str(disk), "type": "Disk"}}]
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(json.dumps(wanted))
+        answer = product.quietcore("run", "-f", str(file), "-o", "json")
+        assert answer.code == 0, answer.err + answer.out
+        vm = product.RunningVm.of(name)
+        assert vm.mechanism == "partition"
+        console = Path(f"/var/lib/quietcore/vms/default_{name}/console.log")
+        eventually(lambda: "P" in console.read_text(errors="replace"), "the guest does not reach its loop")
+        return vm
+
+    yield start
+    for file in sorted(tmp_path.glob("*.yaml")):
+        deleted = product.quietcore("delete", file.stem, "--now", "--ignore-not-found")
+        assert deleted.code == 0, deleted.err
+    eventually(lambda: allowed(1) == CpuSet.parse(read(CPUS / "online")), "a deleted VM keeps CPUs")
+    assert hypervisor.listAllDomains() == []
+
+
+def in_place(vm):
+    """Read back from the kernel: each vCPU on its CPU alone and in an isolated partition of its own."""
+    assert vm.vcpus_allowed() == {vcpu: CpuSet.of(pcpu) for vcpu, pcpu in vm.pcpus.items()}
+    groups = [vm.group_of_vcpu(vcpu) for vcpu in vm.vcpu_tids]
+    assert {group.get("cpuset.cpus.partition") for group in groups} == {"isolated"}
+    assert [group.cpus("cpuset.cpus.effective") for group in groups] == [CpuSet.of(pcpu) for pcpu in vm.pcpus.values()]
+    assert product.quietcore("verify", vm.described["vm"]["name"]).code == 0
+
+
+def isolated():
+    """All CPUs that partitions keep from everybody else, which the first process shows as well."""
+    cpus = CpuSet.parse(read(CGROUP_ROOT / "cpuset.cpus.isolated"))
+    assert allowed(1) == online() - cpus
+    return cpus
+
+
+def at_most_once(found, here, there):
+    """No thread was seen outside its old and its new CPU, and none migrated more than once, or at all where both are the same."""
+    assert here.keys() == there.keys() == found.keys()
+    for tid, (seen, count) in found.items():
+        assert seen <= CpuSet.of(here[tid], there[tid]), f"thread {tid} of CPU {here[tid]} was on {seen} on its way to CPU {there[tid]}"
+        assert count <= (here[tid] != there[tid]), f"thread {tid} migrated {count} times"
+
+
+def places(*names):
+    """Thread -> CPU of every vCPU of some VMs, as promised."""
+    vms = [product.RunningVm.of(name) for name in names]
+    return {vm.vcpu_tids[vcpu]: vm.pcpus[vcpu] for vm in vms for vcpu in vm.vcpu_tids}
+
+
+def still_runs(tid):
+    ran = run_time_ns(tid)
+    eventually(lambda: run_time_ns(tid) > ran, "vCPU 0 does not run")
+
+
+def online():
+    return CpuSet.parse(read(CPUS / "online"))
+
+
+def done(*words):
+    answer = product.quietcore(*words)
+    assert answer.code == 0, answer.err + answer.out
+    return answer
+
+
+@pytest.mark.parametrize("strategy", ["dedicated", "housekeeping"])
+def test_vcpus_go_straight_to_their_new_cpus(run, strategy):
+    isolate = {"isolateEmulatorThread": True} if strategy == "housekeeping" else {}
+    vm, found, here = run("mover", topology=(1, 2, 1), cpu=isolate), {}, places("mover")
+    wanted = 3 if isolate else 2
+    goal = CpuSet.from_iterable(sorted(online())[-wanted:])
+    with watched(here, found):
+        done("repin", "mover", "--cpus", str(goal))
+    there = product.RunningVm.of("mover")
+    assert there.vcpu_tids == vm.vcpu_tids
+    assert there.dedicated <= goal
+    in_place(there)
+    at_most_once(found, here, places("mover"))
+    assert isolated() == there.dedicated
+    still_runs(there.vcpu_tids[0])
+
+
+def test_vcpus_that_swap_their_cpus_go_straight_there_too(run):
+    run("swapper", topology=(1, 3, 1))
+    found, here = {}, places("swapper")
+    world = App(config=read_config(None, None), quiet=True).world
+    with world.books.locked():
+        ledger = world.books.load()
+        entry = ledger.find(VmName(name="swapper"))
+        machine = read_machine(world.fs, owned=ledger.owned)
+        with watched(here, found):
+            repin(world, machine, ledger, (move_to(entry, entry.plan, rotated(entry.plan, machine)),))
+    there = product.RunningVm.of("swapper")
+    assert list(there.pcpus.values()) == [*list(here.values())[1:], here[there.vcpu_tids[0]]]
+    in_place(there)
+    at_most_once(found, here, places("swapper"))
+    assert isolated() == there.dedicated
+    still_runs(there.vcpu_tids[0])
+
+
+def rotated(plan, machine):
+    """Each vCPU on the CPU of the next one."""
+    cpus = [vcpu.pcpu for vcpu in plan.vcpus]
+    places = [machine.cpu(cpu) for cpu in cpus[1:] + cpus[:1]]
+    vcpus = (replace(vcpu, pcpu=one.cpu, node=one.node, core=one.core) for vcpu, one in zip(plan.vcpus, places, strict=True))
+    return replace(plan, vcpus=tuple(vcpus))
+
+
+FOREIGN = """
+<domain type='qemu'>
+  <name>Somebodys</name>
+  <memory unit='MiB'>64</memory>
+  <vcpu>2</vcpu>
+  <cputune><vcpupin vcpu='0' cpuset='5'/><vcpupin vcpu='1' cpuset='7'/><emulatorpin cpuset='0-1'/></cputune>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <devices>
+    <disk type='file'><driver name='qemu' type='raw'/><source file='{disk}'/><target dev='vda' bus='virtio'/></disk>
+    <controller type='usb' model='none'/><memballoon model='none'/>
+  </devices>
+</domain>
+"""
+
+
+@pytest.fixture
+def foreign(hypervisor, tmp_path):
+    """Somebody else's domain, with its vCPU threads; ended afterwards."""
+    product.configure()
+    domain = hypervisor.createXML(FOREIGN.format(disk=busy_disk(tmp_path / "theirs")), 0)
+    pid = int(read(f"/run/libvirt/qemu/{domain.name()}.pid"))
+    names = {read(task / "comm"): int(task.name) for task in sorted(Path(f"/proc/{pid}/task").iterdir())}
+    yield domain, pid, [names["CPU 0/TCG"], names["CPU 1/TCG"]]
+    domain.destroy()
+
+
+def as_it_stands(pid):
+    """Every thread's CPUs and group, and the cpuset files of these groups and of the one around them."""
+    tasks = [path for path in sorted(Path(f"/proc/{pid}/task").iterdir()) if "worker" not in read(path / "comm")]
+    threads = {path.name: (str(allowed(path.name)), str(cgroup_of(int(path.name)))) for path in tasks}
+    groups = sorted({Path(group) for _, group in threads.values()} | {Path(group).parent for _, group in threads.values()})
+    names = ("cpuset.cpus", "cpuset.cpus.exclusive", "cpuset.cpus.partition", "cpuset.cpus.effective", "cpuset.mems")
+    return threads, {str(group / name): read(group / name) for group in groups for name in names if (group / name).exists()}
+
+
+def test_an_adopted_domain_gets_partitions_and_release_gives_back_exactly_what_was_there(foreign):
+    domain, pid, tids = foreign
+    before, xml = as_it_stands(pid), domain.XMLDesc()
+    pinned, found = dict(zip(tids, (5, 7), strict=True)), {}
+    with watched(tids, found):
+        done("adopt", "Somebodys", "--name", "theirs")
+    there = product.RunningVm.of("theirs")
+    assert there.vcpu_tids == dict(enumerate(tids))
+    in_place(there)
+    at_most_once(found, pinned, places("theirs"))
+    assert isolated() == there.dedicated
+    at, found = places("theirs"), {}
+    with watched(tids, found):
+        done("release", "theirs")
+    at_most_once(found, at, pinned)
+    assert isolated() == CpuSet()
+    assert (as_it_stands(pid), domain.XMLDesc()) == (before, xml)
+    still_runs(tids[0])
+
+
+def test_release_all_gives_every_cpu_back_and_the_vms_go_on_running(run):
+    vm = run("free", topology=(1, 2, 1))
+    done("release", "--all")
+    assert isolated() == CpuSet()
+    assert {str(allowed(tid)) for tid in vm.vcpu_tids.values()} == {str(online())}
+    still_runs(vm.vcpu_tids[0])
+    done("repin", "free")
+    again = product.RunningVm.of("free")
+    in_place(again)
+    assert isolated() == again.dedicated
