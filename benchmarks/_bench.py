@@ -56,11 +56,16 @@ def timed(case: str, work: Callable[[], object], *, runs: int = RUNS, bound: flo
 def report(name: str, cases: Iterable[Case]) -> None:
     """Print the table and write build/bench/<name>.json. A bound that was missed is marked, not hidden."""
     listed = tuple(cases)
-    document = {"name": name, "host": host(), "cases": [asdict(case) | {"ratio": case.ratio} for case in listed]}
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-    (OUTPUT / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    store(name, listed)
     print(f"{name} on {host()}\n")
-    _print_table([("case", "metric", "ours", "spread", "bound", "peer", "ratio", "remark"), *map(_row, listed)])
+    print_table([("case", "metric", "ours", "spread", "bound", "peer", "ratio", "remark"), *map(_row, listed)])
+
+
+def store(name: str, cases: Iterable[Case], folder: Path = OUTPUT) -> None:
+    """Write build/bench/<name>.json."""
+    document = {"name": name, "host": host(), "cases": [asdict(case) | {"ratio": case.ratio} for case in cases]}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def host() -> str:
@@ -89,7 +94,8 @@ def _row(case: Case) -> tuple[str, ...]:
     )
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of equal length in columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())

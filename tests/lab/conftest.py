@@ -36,3 +36,17 @@ def hypervisor():
         connection = libvirt.open("qemu:///system")
         yield connection
         connection.close()
+
+
+@pytest.fixture(scope="session")
+def trace():
+    """A tracer of the scheduler, armed once per lab: each arming patches the kernel's code, which emulation sometimes spoils."""
+    import subprocess
+
+    from quietcore.host.fs import HostFs
+    from quietcore.host.tracing import tracefs, tracer
+
+    if not tracefs(HostFs()):
+        subprocess.run(["mount", "-t", "tracefs", "tracefs", "/sys/kernel/tracing"], check=True)
+    with tracer(HostFs(), tracefs(HostFs()), "quietcore-tests") as armed:
+        yield armed

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,10 @@ import pytest
 from lab import product
 from lab.inside import CGROUP_ROOT, Cgroup, allowed, eventually, read, restored, run_time_ns, write
 from lab.machines import OLDER
+from quietcore.host.fs import HostFs
+from quietcore.host.threads import kernel_tasks
 from quietcore.model import CpuSet
+from quietcore.proof import Tally, Tasks, attribute, parse_trace
 
 pytestmark = pytest.mark.lab
 CPUS = Path("/sys/devices/system/cpu")
@@ -157,6 +161,24 @@ def test_a_strategy_costs_what_it_says_and_puts_the_other_threads_where_it_says(
         case "dedicated":
             assert others == CpuSet.range(16) - vm.dedicated
     assert findings("strategy") == (0, [])
+
+
+@pytest.mark.parametrize(("strategy", "comes"), [("whole", True), ("housekeeping", False), ("dedicated", False)])
+def test_only_under_whole_any_other_thread_of_the_vm_ever_comes_onto_its_vcpus_cpus(run, trace, strategy, comes):
+    isolate = {"isolateEmulatorThread": True} if strategy == "housekeeping" else {}
+    vm = run("traced", topology=(1, 2, 1), strategy=strategy, scratch_disk=True, cpu=isolate, domain={"ioThreadsPolicy": "shared"})
+    vcpus, own = frozenset(vm.vcpu_tids.values()), frozenset(vm.other_tids)
+    trace.record(vm.dedicated, vcpus)
+    start_ns = time.monotonic_ns()
+    for _ in range(3):
+        assert product.quietcore("describe", "traced").code == 0  # QEMU's monitor and main loop answer
+    end_ns = time.monotonic_ns()
+    trace.stop()
+    seen = attribute(parse_trace(trace.text()), vm.dedicated, Tasks(vcpus=vcpus, own=own, kernel=kernel_tasks(HostFs())), start_ns, end_ns)
+    assert trace.lost() == 0
+    assert (seen.ran["own"].times > 0, seen.waited_ns["own"] + seen.preempted["own"] > 0) == (comes, comes)
+    assert comes or seen.ran["own"] == Tally()
+    assert seen.ran["vcpu"].times > 0
 
 
 def test_two_vms_stand_side_by_side_and_a_third_that_does_not_fit_is_refused(run):
