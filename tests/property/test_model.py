@@ -159,3 +159,8 @@ def test_a_vm_is_found_again_by_its_domain(namespace, name):
 def test_a_domain_of_somebody_else_is_no_vm_of_ours(domain):
     with pytest.raises(ValueError, match="is not <namespace>_<name>"):
         VmName.from_domain(domain)
+
+
+def test_a_cpu_set_can_be_copied_and_pickled():
+    cpus = CpuSet.parse("0-3,8")
+    assert copy.deepcopy(cpus) == pickle.loads(pickle.dumps(cpus)) == cpus

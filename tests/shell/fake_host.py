@@ -7,8 +7,10 @@ hypervisor makes processes in the same folder. Every change passes through `Faul
 
 from __future__ import annotations
 
+import copy
 import errno
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -535,13 +537,22 @@ class FakeHost:
             )
         )
 
+    def copy(self, root: Path) -> FakeHost:
+        """Another host that is like this one now."""
+        shutil.copytree(self.root, root)
+        other = copy.deepcopy(self)
+        other.root = other.fs.root = root
+        other.fs._prefix = str(root)
+        return other
+
     def reboot(self) -> None:
         """Everything that lives in memory is gone."""
         for name in list(self.hypervisor.running):
             self.hypervisor.end(name)
         for folder in self.fs.path(self.fs.mount).iterdir():
             _remove(folder)
-        self.fs.path("/proc/sys/kernel/random/boot_id").write_text("second\n")
+        boot = self.fs.path("/proc/sys/kernel/random/boot_id")
+        boot.write_text(f"after {boot.read_text()}")
 
     def state(self) -> dict[str, object]:
         """What must be the same before an operation and after its undo, with process numbers made anonymous."""

@@ -7,7 +7,7 @@ from tests.shell.fake_host import FakeHost
 
 XML = """\
 <domain type="qemu">
-  <name>{name}</name><uuid>00000000-0000-0000-0000-00000000000{digit}</uuid>
+  <name>{name}</name><uuid>00000000-0000-0000-0000-{number:012d}</uuid>
   <memory unit="MiB">64</memory><vcpu>{vcpus}</vcpu>{tune}
   <os><type arch="x86_64" machine="q35">hvm</type></os>
   <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>{agent}</devices>
@@ -19,7 +19,7 @@ PINS = "<cputune><vcpupin vcpu='0' cpuset='1-3'/><emulatorpin cpuset='0-3'/></cp
 
 def foreign(host: FakeHost, name: str = "old", vcpus: int = 2, tune: str = PINS, agent: str = "") -> int:
     """Somebody else's running domain, with a history of its own: pins and a policy that only its owner can explain."""
-    host.hypervisor.create_paused(XML.format(name=name, digit=len(host.hypervisor.running), vcpus=vcpus, tune=tune, agent=agent))
+    host.hypervisor.create_paused(XML.format(name=name, number=host.hypervisor._next, vcpus=vcpus, tune=tune, agent=agent))
     host.hypervisor.resume(name)
     pid = host.hypervisor.pids[name]
     if tune:

@@ -9,8 +9,8 @@ import pytest
 
 from quietcore.engine import Engine
 from quietcore.errors import InputError
-from quietcore.model import ClusterConfig, CpuSpec, Firmware, GuestTopology, IoThreads, MemorySpec, Realtime, VmName, VmSpec, union
-from tests.shell.fake_host import FakeHost
+from quietcore.model import ClusterConfig, CpuSet, CpuSpec, Firmware, GuestTopology, IoThreads, MemorySpec, Realtime, VmName, VmSpec, union
+from tests.shell.fake_host import FakeHost, Faults, Killed
 
 KINDS = {
     "v1 libvirt": {"version": 1, "partitions": False},
@@ -35,7 +35,8 @@ def helper_cpus(engine: Engine, name: str = "a") -> set[str]:
 
 @pytest.fixture(params=KINDS, ids=list(KINDS))
 def host(request, tmp_path) -> FakeHost:
-    return FakeHost(tmp_path, **KINDS[request.param])
+    (tmp_path / "host").mkdir()
+    return FakeHost(tmp_path / "host", **KINDS[request.param])
 
 
 def test_a_vm_gets_its_cpus_and_verify_agrees(host):
@@ -225,3 +226,41 @@ def test_a_vm_whose_cpu_went_offline_waits_off_the_cpus_of_a_newcomer_and_return
     assert engine.verify(engine.view(VmName(name="a"))).ok
     engine.delete(VmName(name="b"))
     assert host.state()["placed"] == before
+
+
+def test_what_does_not_fit_is_refused_also_while_a_cpu_of_another_vm_is_offline(host):
+    engine = host.program()
+    engine.apply(spec("a", 3), "text")
+    host.fs.switch(1, on=False)
+    outcome = engine.apply(spec("b"), "text")
+    assert (outcome.result, str(outcome.refusal.nearest.vm)) == ("refused", "default/a")
+
+
+def test_a_stop_that_was_cut_off_is_finished_and_the_vm_does_not_start_again(host):
+    engine = host.program()
+    one = spec(kind="VirtualMachine", run_strategy="Always")
+    engine.apply(one, "always")
+    counting = Faults()
+    host.copy(host.root.with_name("copy")).program(counting).apply(replace(one, run_strategy="Halted"), "halted")
+    with pytest.raises(Killed):
+        host.program(Faults(at=counting.names.index("destroy"), kind="kill", moment="after")).apply(
+            replace(one, run_strategy="Halted"), "halted"
+        )
+    engine = host.program()
+    assert engine.reconcile() == ()
+    (entry,) = engine.world.books.load().entries
+    assert (entry.phase, entry.spec.run_strategy, entry.owned) == ("stopped", "Halted", CpuSet())
+
+
+def test_a_start_with_a_new_manifest_that_was_cut_off_leaves_the_old_one(host):
+    engine = host.program()
+    halted = spec(kind="VirtualMachine", run_strategy="Halted")
+    engine.apply(halted, "the old one")
+    before = engine.world.books.load()
+    counting = Faults()
+    host.copy(host.root.with_name("copy")).program(counting).apply(spec(vcpus=2), "the new one")
+    with pytest.raises(Killed):
+        host.program(Faults(at=counting.names.index("create"), kind="kill", moment="after")).apply(spec(vcpus=2), "the new one")
+    engine = host.program()
+    engine.reconcile()
+    assert engine.world.books.load() == before

@@ -142,6 +142,18 @@ def test_vcpus_that_swap_their_cpus_go_straight_there_and_have_partitions_again(
     assert not [name for name in counting.names if name.startswith("write")]
 
 
+def test_threads_that_somebody_moved_away_are_moved_all_the_same(host):
+    engine = host.program()
+    engine.apply(spec("a"), "text")
+    pid = host.hypervisor.pids["default_a"]
+    vcpu, helpers = host.fs._group(pid + 2), host.fs._group(pid)
+    for tid, group in ((pid + 2, helpers), (pid + 1, vcpu)):
+        host.fs.set_group(pid, tid, group)
+    engine.repin(A, cpus=CpuSet.of(4))
+    assert places(engine) == (["4"], {"0-3,5"})
+    assert all(engine.verify(view).ok for view in engine.views())
+
+
 def test_libvirts_books_follow_the_vcpus(host):
     engine = host.program()
     engine.apply(spec("a"), "text")

@@ -59,10 +59,10 @@ class Engine:
                 raise _not_for(entry, "is a domain of somebody else's", f"`quietcore release {spec.vm.name}` first")
             if entry.phase == "running":
                 return self._again(machine, ledger, entry, wanted)
-            if not _starts(spec):
+            if not spec.starts:
                 self.world.books.save(ledger.with_entry(replace(wanted, boot_id=entry.boot_id)))
                 return Outcome(vm=spec.vm, result="unchanged" if entry.digest == wanted.digest else "stored")
-            return self._started(machine, ledger, replace(wanted, known=True, boot_id=entry.boot_id), "started")
+            return self._started(machine, ledger, replace(wanted, known=True, earlier=entry, boot_id=entry.boot_id), "started")
 
     def delete(self, vm: VmName, *, grace_s: int | None = None) -> bool:
         """End a VM and remove all traces of it. False when there is no such VM."""
@@ -282,7 +282,7 @@ class Engine:
                     ),
                 )
             )
-        if not _starts(wanted.spec):
+        if not wanted.spec.starts:
             self.world.books.save(ledger.with_entry(wanted))
             return Outcome(vm=wanted.vm, result="stored")
         return self._started(machine, ledger, wanted, "created")
@@ -293,9 +293,11 @@ class Engine:
         from quietcore.engine.reconcile import stop
         from quietcore.engine.settle import settle
 
-        if not _starts(wanted.spec):
-            ledger = stop(self.world, machine, ledger, entry, keep=True, grace_s=entry.spec.termination_grace_seconds)
-            self.world.books.save(ledger.with_entry(replace(wanted, boot_id=entry.boot_id)))
+        told = replace(entry, spec=wanted.spec, digest=wanted.digest, manifest=wanted.manifest, cluster=wanted.cluster)
+        if not wanted.spec.starts:
+            ledger = ledger.with_entry(told)
+            self.world.books.save(ledger)  # the intent: a stop that is cut off is finished, and the VM is not started again
+            stop(self.world, machine, ledger, told, keep=True, grace_s=entry.spec.termination_grace_seconds)
             return Outcome(vm=wanted.vm, result="stopped")
         if replace(wanted.spec, run_strategy=entry.spec.run_strategy) != entry.spec:
             raise InputError.of(
@@ -309,7 +311,6 @@ class Engine:
             )
         if entry.plan is None:
             raise AssertionError(f"{entry.vm} runs without a plan")
-        told = replace(entry, spec=wanted.spec, digest=wanted.digest, manifest=wanted.manifest, cluster=wanted.cluster)
         self.world.books.save(ledger.with_entry(told))
         plan = current_plan(self.world, machine, ledger, entry.plan)
         seen = observe(self.world, entry.vm, domain=entry.domain)
@@ -331,10 +332,6 @@ class Engine:
 
 def _not_for(entry: Entry, why: str, hint: str) -> InputError:
     return InputError.of((Problem(message=f"{entry.vm} {why}", code="adopted" if entry.adopted else "not-adopted", hint=hint),))
-
-
-def _starts(spec: VmSpec) -> bool:
-    return spec.run_strategy not in {"Halted", "Manual"}
 
 
 def _any_active(ledger: Ledger) -> bool:

@@ -7,6 +7,7 @@ deleting     any          the deletion is finished
 any          adopted, gone or anew        its entry goes: it is not ours to start again
 creating     adopted, running             everything is given back, and so when `deleting`
 running      on the move                  its vCPUs are brought to the placement that holds, the other one's CPUs are free
+running      to be halted the stop is finished: the manifest says that it shall not run
 running      gone         it ended, or the host rebooted: its CPUs are free; started again where its strategy says so
 """
 
@@ -55,20 +56,21 @@ def recover(world: World, machine: Machine, ledger: Ledger) -> Ledger:
             case "stopped":
                 continue
             case "creating" if view is not None and view.state == "running" and _is_sound(world, machine, ledger, entry):
-                ledger = ledger.with_entry(replace(entry, phase="running"))
+                ledger = ledger.with_entry(replace(entry, phase="running", earlier=None))
                 _tell(world, entry.vm, "finished", "a start that had been cut off")
             case "creating":
                 tear_down(world, entry.vm, ledger.without(entry.vm))
-                ledger = ledger.with_entry(_stopped(entry)) if entry.known else ledger.without(entry.vm)
+                ledger = ledger.with_entry(entry.earlier or _stopped(entry)) if entry.known else ledger.without(entry.vm)
                 _tell(world, entry.vm, "undone", "a start that had been cut off")
             case "deleting":
                 tear_down(world, entry.vm, ledger.without(entry.vm))
                 ledger = ledger.without(entry.vm)
                 _tell(world, entry.vm, "deleted", "a deletion that had been cut off")
-            case "running" if view is None:
+            case "running" if view is None or not entry.spec.starts:
                 tear_down(world, entry.vm, ledger.without(entry.vm))
                 ledger = ledger.with_entry(_stopped(entry))
-                _tell(world, entry.vm, "stopped", "the host rebooted" if entry.boot_id != world.boot_id else "it ended")
+                ended = "the host rebooted" if entry.boot_id != world.boot_id else "it ended"
+                _tell(world, entry.vm, "stopped", ended if view is None else "a stop that had been cut off")
             case "running":
                 continue
         changed = True
@@ -151,8 +153,7 @@ def _tell(world: World, vm: VmName, step: str, detail: str) -> None:
 def stop(world: World, machine: Machine, ledger: Ledger, entry: Entry, *, keep: bool, grace_s: int) -> Ledger:
     """Stop one VM and free what it owns; with `keep` it stays in the books. The caller holds the lock. The result is on disk.
 
-    A stop that is cut off is finished as a deletion, unless it was to be kept: then the books still say `running` until the
-    domain is gone, and the next command sees that it ended.
+    A stop that is cut off is finished: as a deletion, or where it is to be kept, because its manifest says so already.
     """
     if not keep:
         ledger = ledger.with_entry(replace(entry, phase="deleting"))

@@ -99,7 +99,7 @@ def start(world: World, machine: Machine, ledger: Ledger, wanted: Entry) -> tupl
         story.tell("checked", f"{len(seen.census.threads)} threads read back from the kernel")
         if not wanted.spec.start_paused:
             world.hypervisor.resume(wanted.vm.domain)
-        entry = replace(entry, phase="running")
+        entry = replace(entry, phase="running", earlier=None)
         keep_copy(world, entry)
         ledger = ledger.with_entry(entry)
         world.books.save(ledger)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from quietcore.isolation.steps import everything, rest_steps
+from quietcore.isolation.steps import entering, everything, rest_steps
 from quietcore.isolation.targets import has_own_cpu, partition_cpus, targets, vcpu_cpus, vcpu_group
 from quietcore.model import CgroupFacts, CpuSet, HostThread, Mechanism, Plan, SetAffinity, SetValue, Step, ThreadCensus
 
@@ -92,6 +92,7 @@ def _helpers_away(here: Plan, there: Plan, census: ThreadCensus, facts: CgroupFa
             yield SetValue(path=facts.file(vcpu_group(facts, thread.vcpu or 0), "cpuset.cpus"), value=str(rest), readback="cpus")
     for place in targets(waiting, census, facts, mechanism, 1):
         if place.thread in floating or (place.thread.vcpu is None and not place.thread.kernel):
+            yield from entering(place.thread, place.group, facts)  # it may have been moved away by somebody
             yield SetAffinity(tid=place.thread.tid, cpus=place.cpus)
 
 
@@ -144,4 +145,6 @@ def _vcpu(thread: HostThread, there: Plan, facts: CgroupFacts, mechanism: Mechan
         yield SetValue(path=facts.file(group, "cpuset.cpus"), value=str(cpus), readback="cpus")
     if facts.weights and there.strategy != "whole" and not has_own_cpu(there, vcpu):
         yield SetValue(path=facts.file(group, "cpu.weight"), value=_WEIGHT)  # on the pool it competes again
+    if mechanism != "affinity":
+        yield from entering(thread, group, facts)
     yield SetAffinity(tid=thread.tid, cpus=cpus)

@@ -18,6 +18,7 @@ from quietcore.isolation.targets import HOUSEKEEPING, Target, has_own_cpu, parti
 from quietcore.model import (
     CgroupFacts,
     CpuSet,
+    HostThread,
     MakeGroup,
     Mechanism,
     MoveProcess,
@@ -247,13 +248,19 @@ def everything(plan: Plan) -> CpuSet:
     return union((plan.emulator, plan.dedicated, *plan.io.values(), *(vcpu_cpus(plan, one.vcpu) for one in plan.vcpus)))
 
 
+def entering(thread: HostThread, group: str, facts: CgroupFacts) -> Iterator[Step]:
+    """The step that puts a thread into a group, where it is not in it."""
+    if group and thread.cgroup != group:
+        name = "cgroup.threads" if facts.version == 2 else "tasks"
+        yield MoveThread(path=facts.file(group, name), group=group, tid=thread.tid)
+
+
 def _thread_steps(places: tuple[Target, ...], facts: CgroupFacts) -> Iterator[Step]:
-    name = "cgroup.threads" if facts.version == 2 else "tasks"
     for place in places:
         if place.group and place.thread.kernel:  # across resource domains a task only moves as a process (EOPNOTSUPP else)
             yield MoveProcess(path=facts.file(place.group, "cgroup.procs"), group=place.group, pid=place.thread.tid)
-        elif place.group and place.thread.cgroup != place.group:
-            yield MoveThread(path=facts.file(place.group, name), group=place.group, tid=place.thread.tid)
+        else:
+            yield from entering(place.thread, place.group, facts)
         yield SetAffinity(tid=place.thread.tid, cpus=place.cpus)
 
 

@@ -46,7 +46,8 @@ class Entry:
     `plan` is None for a VM that is stopped: it owns nothing. `phase` is the intent: `creating` and `deleting` were recorded
     before the first write to the host, so a command that was killed leaves one of them for the next command to finish or undo.
     `digest` identifies the manifest's text, for "nothing changed"; `boot_id` is the host's at the time of the start;
-    `known` says that the VM was in the books before this start, so that undoing the start leaves it there, stopped.
+    `known` says that the VM was in the books before this start, so that undoing the start leaves it there, stopped; `earlier` is what
+    they said of it where the start came with another manifest.
     `cluster` is the KubeVirt configuration that came with the manifest: the pod of a later start follows from it as well.
     `mechanism`, `limits` and `cgroup_home` are what isolation chose when the VM started.
     `settings` are kernel files (real-time budgets, throttling) with what they held before the first VM changed them, in that order.
@@ -64,6 +65,7 @@ class Entry:
     boot_id: str = ""
     domain_uuid: str = ""
     known: bool = False
+    earlier: Entry | None = None
     mechanism: Mechanism = "affinity"
     limits: tuple[str, ...] = ()
     cgroup_home: str = ""

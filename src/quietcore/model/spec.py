@@ -248,3 +248,8 @@ class VmSpec:
     node_selector: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     annotations: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def starts(self) -> bool:
+        """Whether its run strategy wants it to run at all."""
+        return self.run_strategy not in {"Halted", "Manual"}

@@ -95,7 +95,7 @@ class HostBooks:
         gone = self.ledger.find(vm)
         if gone is None or gone.plan is None:
             return self
-        ledger, free = self.ledger.without(vm), self.free | gone.plan.exclusive
+        ledger, free = self.ledger.without(vm), self.free | (gone.owned & self.usable)
         return replace(
             self,
             machine=_with_pages_back(self.machine, gone.plan),
