@@ -3,7 +3,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup check fmt lock demo test test-fast test-libvirt test-lab lab bench install uninstall clean
+.PHONY: help setup check fmt lock demo test test-fast test-libvirt test-lab soak lab bench install uninstall clean
 help: ## Print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -44,6 +44,11 @@ test-libvirt: $(VENV)/.ready ## The tests with a real libvirt and QEMU (root; a 
 test-lab: $(VENV)/.ready ## The tests that run in lab machines on real-time kernels (root; about 10 minutes)
 	bash scripts/setup.sh lab
 	$(BIN)/pytest -q tests/lab
+
+SOAK := tests/shell/test_sequences.py
+soak: $(VENV)/.ready ## What `make test` does of kills and random sequences, hundreds of times more often (root; hours)
+	bash scripts/setup.sh test
+	$(BIN)/pytest -q -s --soak $(SOAK)
 
 lab: export LAB_COMMAND = $(ARGS)
 lab: $(VENV)/.ready ## A shell, or ARGS='pytest -k ...', in a lab machine: MACHINE=2s4n16c KERNEL=6.12

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from quietcore.agent import Agent, Ears, EventLog
 from quietcore.host.fs import HostFs
-from quietcore.host.watch import Inotify, ProcessEvent
+from quietcore.host.watch import FileEvent, Inotify, ProcessEvent
 from quietcore.model import CpuSet, VmName
 from quietcore.virt.events import DomainEvent, DomainEvents
-from tests.shell.fake_host import FakeHost
+from tests.shell.fake_host import FakeHost, Faults
 
 
 @dataclass
@@ -39,21 +39,43 @@ class FakeProcesses:
         os.eventfd_write(self.bell, 1)
 
 
+class Deaf:
+    """inotify that hears nothing: what begins and ends at once needs no watches, and the kernel takes its time to remove them."""
+
+    def __init__(self, _fs: HostFs) -> None:
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK)
+
+    def keep(self, _paths: Iterable[str]) -> frozenset[str]:
+        return frozenset()
+
+    def events(self) -> tuple[FileEvent, ...]:
+        return ()
+
+    def fileno(self) -> int:
+        return self._bell
+
+    def close(self) -> None:
+        os.close(self._bell)
+
+
 class Cared:
     """One host with its agent, begun. A test's fixture closes all that were `opened`."""
 
     opened: ClassVar[list[Cared]] = []
 
-    def __init__(self, host: FakeHost, *, resync_s: float = 30.0, begin: bool = True) -> None:
+    def __init__(
+        self, host: FakeHost, *, resync_s: float = 30.0, begin: bool = True, deaf: bool = False, faults: Faults | None = None
+    ) -> None:
         self.host = host
         self.now_s = 1000.0
-        self.engine = host.program()
+        self.engine = host.program(faults)
         self.engine.world = replace(self.engine.world, clock=lambda: self.now_s, sleep=self.pass_time)
         self.log = EventLog(lambda: self.now_s)
         self.domains = DomainEvents()
         self.processes = FakeProcesses()
         self._told = 0
-        files, books = Inotify(host.fs), Inotify(HostFs())
+        hearing = Deaf if deaf else Inotify
+        files, books = hearing(host.fs), hearing(HostFs())
         self._files, self._books = files, books
         Cared.opened.append(self)
         ears = Ears(files=files, books=books, domains=self.domains, processes=self.processes)
