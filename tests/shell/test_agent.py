@@ -438,10 +438,11 @@ def test_a_cpu_that_goes_offline_is_reported_and_its_vcpu_returns_with_it(cared)
     assert cared.agent.care(A).findings == ()
 
 
-def test_kernel_threads_that_come_with_a_cpu_are_kept_off_the_partition(tmp_path):
+@pytest.mark.parametrize("cpu", [1, 3])
+def test_kernel_threads_that_come_with_any_cpu_are_kept_off_the_partition(tmp_path, cpu):
     cared = partitioned(tmp_path, spec("a"))
     cared.settle()
-    cared.host.fs.switch(1, on=False)
+    cared.host.fs.switch(cpu, on=False)
     cared.settle(after_s=31)
     for tid, flags in ((700, 0x00200040), (701, 0x04200040), (702, 0x40)):  # kcompactd, ksoftirqd (bound for good), a program
         folder = cared.host.fs.path(f"/proc/{tid}/task/{tid}")
@@ -449,7 +450,7 @@ def test_kernel_threads_that_come_with_a_cpu_are_kept_off_the_partition(tmp_path
         (folder / "status").write_text(f"Name:\tsome\nTgid:\t{tid}\nCpus_allowed_list:\t0-1\n")
         (folder / "stat").write_text(f"{tid} (some) S 2 0 0 0 -1 {flags} 0 0 0\n")
         cared.host.threads.affinities[tid] = CpuSet.parse("0-1")
-    cared.host.fs.switch(1, on=True)
+    cared.host.fs.switch(cpu, on=True)
     assert "drift-repaired" in cared.settle(after_s=31)
     assert [str(cared.host.threads.affinities[tid]) for tid in (700, 701, 702)] == ["0", "0-1", "0-1"]
 

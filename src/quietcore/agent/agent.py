@@ -12,14 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from quietcore.agent import cpus, orphans
+from quietcore.agent import cpus
 from quietcore.agent.caretaker import Caretaker
 from quietcore.agent.events import EventLog
 from quietcore.agent.host_state import HostState
 from quietcore.agent.known import By, Cause, Known
 from quietcore.agent.revival import Revival
 from quietcore.agent.watching import Concern, FileWatches, ProcessWatches, Watching
-from quietcore.engine import World
+from quietcore.engine import World, orphans
 from quietcore.engine.pool import interrupts_away
 from quietcore.errors import PermissionProblem, QuietcoreError, TimedOut
 from quietcore.host import irqs
@@ -182,6 +182,7 @@ class Agent:
 
     def _look_at_cpus(self, now: float) -> None:
         if self.state.look_at_cpus():
+            self.caretaker.doubt_everyone()
             self._mark_everyone("cpu", now)
         found = cpus.findings(self.state.ledger, self.state.cpus, self._smt)
         for vm, findings in found.items():

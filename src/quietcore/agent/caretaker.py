@@ -71,6 +71,12 @@ class Caretaker:
         with self.world.books.locked(_LOCK_WAIT_S):
             return self._repair(vm, known, cause)
 
+    def doubt_everyone(self) -> None:
+        """Look at all of each VM the next time: at any CPU that comes online the kernel allows some of its threads everywhere again."""
+        for known in self.vms.values():
+            if known.right is not None:
+                known.right = replace(known.right, sure=False)
+
     def is_sure(self, vm: VmName) -> bool:
         """Whether nothing can have happened to the VM that neither the last look nor an event tells; else it is to be looked at again."""
         known = self.vms.get(vm)

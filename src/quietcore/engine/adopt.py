@@ -16,6 +16,7 @@ from typing import Final
 from quietcore import images
 from quietcore.domain import facts as domain_facts
 from quietcore.domain import to_manifest
+from quietcore.engine import orphans
 from quietcore.engine.apply import Applier
 from quietcore.engine.copies import keep_copy
 from quietcore.engine.observe import Observation, findings_of, observe
@@ -120,6 +121,7 @@ def adopt(world: World, machine: Machine, ledger: Ledger, entry: Entry, domain: 
         undo.push("the interrupts", lambda: interrupts_back(world, before))  # forgets the entry, so it is undone after what needs it
         undo.push("the shrunken shared pool", lambda: follow_pool(world, machine, before))
         undo.push("the domain's threads and groups", lambda: _undo(world, entry.vm, before))
+        orphans.clear(world, before, plan)
         follow_pool(world, machine, ledger.with_entry(entry))
         seen = observe(world, entry.vm, domain=domain, probe_cpu=plan.dedicated.lowest)
         entry = choose(world, ledger, entry, plan, seen)

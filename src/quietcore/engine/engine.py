@@ -80,10 +80,13 @@ class Engine:
 
     def reconcile(self) -> tuple[Restarted, ...]:
         """What runs once after a boot: finish, undo, free, and start what its run strategy wants running."""
+        from quietcore.engine import orphans
         from quietcore.engine.reconcile import restart
         from quietcore.engine.settle import settle
 
-        with self._changing() as (machine, ledger):
+        with self._changing() as (known, ledger):
+            freed = orphans.free(self.world, orphans.find(self.world, ledger))
+            machine = self.machine(ledger) if freed else known
             for entry in ledger.entries:
                 if entry.phase == "running" and entry.plan is not None:
                     settle(self.world, entry, current_plan(self.world, machine, ledger, entry.plan))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from quietcore import pod
+from quietcore.engine import orphans
 from quietcore.engine.adopt import remembering
 from quietcore.engine.apply import Applier
 from quietcore.engine.copies import keep_copy
@@ -131,6 +132,7 @@ def repin(world: World, machine: Machine, ledger: Ledger, steps: Sequence[Move])
         world.books.save(ledger)
 
         # 2. Everybody else leaves the new CPUs, then the vCPUs go there one by one.
+        orphans.clear(world, before, *(step.there for step in steps))
         if any(entry.mechanism == "partition" for entry in entries):
             ledger = interrupts_away(world, ledger)
         if len(steps) > 1:  # else its own move makes its helper threads leave

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from quietcore import images, pod
+from quietcore.engine import orphans
 from quietcore.engine.copies import keep_copy
 from quietcore.engine.domain_xml import real, unsuited
 from quietcore.engine.identity import strategy_of, uuid_of
@@ -64,7 +65,8 @@ def start(world: World, machine: Machine, ledger: Ledger, wanted: Entry) -> tupl
         ledger = ledger.with_entry(entry)
         world.books.save(ledger)
 
-        # 3. Its files and its paused domain.
+        # 3. Its files and its paused domain, on CPUs that nobody holds.
+        orphans.clear(world, before, plan)
         prepared = images.prepare(wanted.spec, world.store, directory, world.runner)
         follow_pool(world, machine, ledger)
         rendered = real(world, machine, wanted.spec, plan, prepared)

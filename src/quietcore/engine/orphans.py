@@ -9,12 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from quietcore.engine import World
 from quietcore.engine.apply import Applier
+from quietcore.engine.world import Event, World
 from quietcore.errors import OperationFailed
 from quietcore.host import cgroups
-from quietcore.host.cgroups import OWN_ROOT, Hierarchy
-from quietcore.model import CpuSet, Ledger, SetValue
+from quietcore.model import CpuSet, Ledger, Plan, SetValue, union
 
 _LONGEST_NAME: Final = 64
 _PARENTS: Final = (OWN_ROOT, "/machine", "/machine.slice")
@@ -71,6 +70,15 @@ def free(world: World, orphans: tuple[Orphan, ...]) -> tuple[Orphan, ...]:
     tree = cgroups.hierarchy(world.fs)
     applier = Applier(world.fs, world.control, tree)
     return tuple(orphan for orphan in orphans if _freed(world, tree, applier, orphan))
+
+
+def clear(world: World, ledger: Ledger, *plans: Plan) -> None:
+    """Free the CPUs of plans that are about to be carried out. The caller holds the lock; `ledger` does not know of these plans yet."""
+    if cgroups.hierarchy(world.fs).version == 1:
+        return  # nothing is claimed there
+    wanted = union(plan.exclusive for plan in plans)
+    for orphan in free(world, tuple(one for one in find(world, ledger) if not one.cpus.isdisjoint(wanted))):
+        world.report(Event(vm=plans[0].vm, step="orphan freed", detail=f"{orphan.group} held CPUs {orphan.cpus} for nobody", seconds=0.0))
 
 
 def _freed(world: World, tree: Hierarchy, applier: Applier, orphan: Orphan) -> bool:
