@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 HOME_DIR=/opt/quietcore
 COMMAND=/usr/local/bin/quietcore
-UNIT=/etc/systemd/system/quietcore.service
+UNITS=/etc/systemd/system
 COMPLETION=/usr/share/bash-completion/completions/quietcore
 
 say() { printf 'install: %s\n' "$*"; }
@@ -25,24 +25,26 @@ install() {
         say "$COMPLETION"
         "$COMMAND" completion bash >"$COMPLETION"
     fi
-    if [ -d /etc/systemd/system ]; then
-        say "$UNIT: after a boot, VMs are as their run strategy says"
-        cp scripts/quietcore.service "$UNIT"
+    getent group quietcore >/dev/null || { say "group quietcore: its members see VMs through the agent"; groupadd --system quietcore; }
+    if [ -d "$UNITS" ]; then
+        say "$UNITS/quietcore-agent.service: keeps VMs as the books say, also after a boot; quietcore-vms.service keeps their cgroups"
+        cp packaging/systemd/quietcore-{agent,vms}.service "$UNITS"
         if [ -d /run/systemd/system ]; then
             systemctl daemon-reload
-            systemctl enable --now quietcore.service
+            systemctl enable --now quietcore-vms.service quietcore-agent.service
         fi
     fi
 }
 
 uninstall() {
-    if [ -d /run/systemd/system ] && [ -e "$UNIT" ]; then
-        systemctl disable quietcore.service
+    if [ -d /run/systemd/system ] && [ -e "$UNITS/quietcore-agent.service" ]; then
+        systemctl disable --now quietcore-agent.service
+        systemctl disable quietcore-vms.service # it stays until the next boot: VMs that run keep their partitions
     fi
     rm -rf "$HOME_DIR"
-    rm -f "$COMMAND" "$UNIT" "$COMPLETION"
+    rm -f "$COMMAND" "$UNITS"/quietcore-{agent,vms}.service "$COMPLETION"
     [ ! -d /run/systemd/system ] || systemctl daemon-reload
-    say "removed; VMs that run go on, and /var/lib/quietcore, /etc/quietcore and /var/cache/quietcore stay"
+    say "removed; VMs that run go on, and the group quietcore, /var/lib/quietcore, /etc/quietcore and /var/cache/quietcore stay"
 }
 
 case "${1:-}" in

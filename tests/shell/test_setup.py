@@ -118,3 +118,12 @@ def test_the_administrators_own_policy_stays(machine):
 def test_an_unknown_part_is_a_usage_error(machine, words):
     done = machine.setup(*words)
     assert (done.returncode, done.stderr) == (2, "usage: setup.sh PART...   with the parts python, host, test, lab\n")
+
+
+def test_the_units_that_are_installed_start_the_command_that_is_installed():
+    clone = Path(__file__).parents[2]
+    script = (clone / "scripts" / "install.sh").read_text()
+    command = next(line.partition("=")[2] for line in script.splitlines() if line.startswith("COMMAND="))
+    units = {unit.name: unit.read_text() for unit in (clone / "packaging" / "systemd").glob("*.service")}
+    assert f"\nExecStart={command} agent\n" in units["quietcore-agent.service"]
+    assert f"enable --now {' '.join(sorted(units, reverse=True))}\n" in script
