@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import grp
 import socket
 import struct
@@ -12,6 +13,7 @@ from quietcore.errors import PermissionProblem
 
 _SO_PEERGROUPS: Final = 59
 _MOST_GROUPS: Final = 65536  # NGROUPS_MAX
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _CREDENTIALS: Final = struct.Struct("=iII")
 
 
@@ -31,15 +33,23 @@ class Connected(Protocol):
         """An option of the socket."""
         ...
 
+    def fileno(self) -> int:
+        """Its descriptor."""
+        ...
+
 
 def peer_of(connection: Connected) -> Peer:
     """The credentials that the kernel recorded when the peer connected; nothing that it sends can change them."""
     pid, uid, gid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    try:
-        more = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MOST_GROUPS)
-    except OSError:  # before Linux 4.13
-        more = b""
-    return Peer(pid=pid, uid=uid, gids=frozenset((gid, *(group for (group,) in struct.iter_unpack("=I", more)))))
+    return Peer(pid=pid, uid=uid, gids=frozenset((gid, *_groups_of(connection))))
+
+
+def _groups_of(connection: Connected) -> tuple[int, ...]:
+    """The peer's other groups. Not by Python's getsockopt, which refuses to read more than 1024 bytes: 256 groups."""
+    groups, size = (ctypes.c_uint32 * _MOST_GROUPS)(), ctypes.c_uint32(4 * _MOST_GROUPS)
+    if _LIBC.getsockopt(connection.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, groups, ctypes.byref(size)) != 0:
+        return ()  # before Linux 4.13
+    return tuple(groups[: size.value // 4])
 
 
 def group_id(name: str) -> int | None:
