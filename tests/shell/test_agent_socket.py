@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import grp
 import http.client
 import json
 import os
+import shutil
 import socket
 import stat
+import subprocess
+import tempfile
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,12 +22,15 @@ from quietcore.agent.peers import Peer, Rights, peer_of
 from quietcore.agent.routes import Routes
 from quietcore.agent.server import Server
 from quietcore.cli.remote import RemoteEngine
+from quietcore.engine import Wanted
 from quietcore.errors import InputError, OperationFailed, PermissionProblem
-from quietcore.model import VmName
+from quietcore.model import CpuSet, VmName
 from quietcore.render import json as as_json
 from quietcore.render.values import Description, DescriptionList
+from tests.prerequisites import need_root
 from tests.shell.fake_agent import Cared
 from tests.shell.fake_host import FakeHost
+from tests.shell.foreign import foreign
 from tests.shell.test_engine import KINDS, spec
 
 A = VmName(name="a")
@@ -104,6 +111,28 @@ def test_our_own_program_gets_the_same_values_as_from_the_engine(cared, config):
     assert remote.delete(A, grace_s=0)
     assert not remote.delete(A)
     assert engine.views() == ()
+
+
+def test_moving_and_adopting_are_the_engines_own_too(cared, config):
+    remote, engine = RemoteEngine(config, lambda _step: None), cared.engine
+    engine.apply(spec("a"), "text")
+    foreign(cared.host, vcpus=1)
+    three, old = CpuSet.of(3), VmName(name="old")
+    assert remote.plan_move(A, cpus=three) == engine.plan_move(A, cpus=three)
+    assert remote.repin(A, cpus=CpuSet.of(0)) == engine.repin(A, cpus=CpuSet.of(0))  # reserved: refused
+    assert remote.repin(VmName(name="none"), cpus=three, memory=True) is None
+    assert remote.repin(A, cpus=three).there.dedicated == three
+    assert engine.view(A).plan.dedicated == three
+    assert remote.adopt(Wanted(domain="old"), dry_run=True) == engine.adopt(Wanted(domain="old"), dry_run=True)
+    assert remote.adopt(Wanted(domain="old", realtime=frozenset({0}))) == engine.view(old).entry
+    with pytest.raises(InputError, match="nothing to give it back"):
+        remote.release(A)
+    assert (remote.release(old), remote.release(old)) == (True, False)
+    assert ask(config, "POST", "/v1/vms/default/a/repin?cpus=1")[1]["items"][0]["vcpus"][0]["pcpu"] == 1
+    assert ask(config, "POST", "/v1/vms/default/a/repin?cpus=x")[::2] == (400, 2)
+    assert ask(config, "GET", "/v1/vms/default/none/repin")[::2] == (404, 2)
+    assert ask(config, "POST", "/v1/adopt", '{"domain": "old"}')[1]["items"][0]["outcome"] == "plan"
+    assert ask(config, "POST", "/v1/vms/default/old/release")[1]["kind"] == "Released"
 
 
 def test_an_error_arrives_as_the_engine_raised_it(config):
@@ -203,6 +232,52 @@ def test_a_stale_socket_is_replaced_and_a_second_agent_refused(cared, tmp_path):
 
 def test_only_the_owner_and_the_group_reach_the_socket(config):
     assert stat.S_IMODE(Path(config.socket).stat().st_mode) == 0o660
+
+
+STRANGER = """\
+import http.client, socket, sys
+for method, path in (("GET", "/v1/vms"), ("DELETE", "/v1/vms/default/a?grace=0")):
+    one = socket.socket(socket.AF_UNIX)
+    try:
+        one.connect(sys.argv[1])
+    except PermissionError:
+        print("closed")
+        continue
+    connection = http.client.HTTPConnection("any")
+    connection.sock = one
+    connection.request(method, path)
+    print(connection.getresponse().status)
+"""
+
+
+@pytest.mark.parametrize(
+    ("groups", "mode", "answers"),
+    [
+        (["daemon"], 0o660, ["200", "403"]),  # a member reads
+        (["nogroup", "daemon"], 0o660, ["200", "403"]),  # by any of its groups
+        (["nogroup", "mail"], 0o660, ["closed", "closed"]),  # who may change has to reach the socket as well
+        (["nogroup", *range(1000, 1500), "mail", "daemon"], 0o660, ["200", "200"]),
+        (["nogroup"], 0o660, ["closed", "closed"]),
+        (["nogroup"], 0o666, ["403", "403"]),  # also where somebody opened the socket to everybody
+    ],
+)
+def test_the_kernels_word_decides_what_another_user_may_do(cared, groups, mode, answers):
+    need_root()
+    cared.engine.apply(spec("a"), "text")
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o755)
+    try:
+        with answering(cared, place / "agent.sock", group="daemon", change_group="mail") as config:
+            socket_stat = Path(config.socket).stat()
+            assert (stat.S_IMODE(socket_stat.st_mode), socket_stat.st_gid) == (0o660, grp.getgrnam("daemon").gr_gid)
+            Path(config.socket).chmod(mode)
+            command = ["/usr/bin/python3", "-c", STRANGER, config.socket]
+            whom = {"user": "nobody", "group": groups[0], "extra_groups": groups[1:]}
+            done = subprocess.run(command, **whom, capture_output=True, text=True, check=True)
+    finally:
+        shutil.rmtree(place)
+    assert done.stdout.split() == answers
+    assert (cared.engine.view(A) is None) == (answers[1] == "200")
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(config):

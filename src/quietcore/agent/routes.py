@@ -12,10 +12,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from quietcore import __version__
 from quietcore.agent.agent import Agent
 from quietcore.agent.wire import Wanted, from_json
-from quietcore.engine import Engine, Event, Outcome, VmView
+from quietcore.engine import Engine, Event, Move, Outcome, VmView
+from quietcore.engine import Wanted as Adoptee
 from quietcore.errors import ExitCode, InputError, Problem
 from quietcore.manifest import SourceText, load
-from quietcore.model import VmName
+from quietcore.model import CpuSet, Entry, Plan, Refusal, VmName
 from quietcore.render import json as as_json
 from quietcore.render.values import Description, DescriptionList, PlanList, Verification
 
@@ -65,6 +66,10 @@ class Routes:
             ("GET", re.compile(r"/v1/events"), self._events),
             ("POST", re.compile(r"/v1/apply"), self._apply),
             ("DELETE", re.compile(r"/v1/vms/(?P<namespace>[^/]+)/(?P<name>[^/]+)"), self._delete),
+            ("GET", re.compile(r"/v1/vms/(?P<namespace>[^/]+)/(?P<name>[^/]+)/repin"), self._plan_move),
+            ("POST", re.compile(r"/v1/vms/(?P<namespace>[^/]+)/(?P<name>[^/]+)/repin"), self._repin),
+            ("POST", re.compile(r"/v1/vms/(?P<namespace>[^/]+)/(?P<name>[^/]+)/release"), self._release),
+            ("POST", re.compile(r"/v1/adopt"), self._adopt),
         )
 
     def answer(self, request: Request, steps: Steps) -> Reply:
@@ -148,8 +153,28 @@ class Routes:
         vm = VmName(namespace=namespace, name=name)
         found = engine.delete(vm, grace_s=None if grace is None else int(grace))
         if not found and not request.values:
-            raise _refused(f"there is no VM {vm}", "not-found")
+            raise _no_such(vm)
         return replace(_fields("Deleted", {"vm": as_json.vm_fields(vm)}), value=found)
+
+    def _plan_move(self, request: Request, engine: Engine, namespace: str, name: str) -> Reply:
+        vm = VmName(namespace=namespace, name=name)
+        return _moved(request, vm, engine.plan_move(vm, cpus=_cpus(request), memory="memory" in request.query))
+
+    def _repin(self, request: Request, engine: Engine, namespace: str, name: str) -> Reply:
+        vm = VmName(namespace=namespace, name=name)
+        return _moved(request, vm, engine.repin(vm, cpus=_cpus(request), memory="memory" in request.query))
+
+    def _adopt(self, request: Request, engine: Engine) -> Reply:
+        answer = engine.adopt(from_json(Adoptee, _object(request.body)), dry_run="dry-run" in request.query)
+        plan = answer.plan if isinstance(answer, Entry) else answer
+        return Reply(value=answer, shown=_placed(plan), code=_refusal_code(plan))
+
+    def _release(self, request: Request, engine: Engine, namespace: str, name: str) -> Reply:
+        vm = VmName(namespace=namespace, name=name)
+        found = engine.release(vm)
+        if not found and not request.values:
+            raise _no_such(vm)
+        return replace(_fields("Released", {"vm": as_json.vm_fields(vm)}), value=found)
 
     def _described(self, view: VmView) -> Description:
         return Description(entry=replace(view.entry, plan=view.plan), phase=view.phase, care=self._agent.care(view.entry.vm))
@@ -159,8 +184,35 @@ def _view(engine: Engine, namespace: str, name: str) -> VmView:
     vm = VmName(namespace=namespace, name=name)
     view = engine.view(vm)
     if view is None:
-        raise _refused(f"there is no VM {vm}", "not-found", "`quietcore get vms` lists them")
+        raise _no_such(vm)
     return view
+
+
+def _no_such(vm: VmName) -> InputError:
+    return _refused(f"there is no VM {vm}", "not-found", "`quietcore get vms` lists them")
+
+
+def _moved(request: Request, vm: VmName, answer: Move | Refusal | None) -> Reply:
+    if answer is None and not request.values:
+        raise _no_such(vm)
+    plan = answer.there if isinstance(answer, Move) else answer
+    return Reply(value=answer, shown=_placed(plan), code=_refusal_code(plan))
+
+
+def _placed(plan: Plan | Refusal | None) -> Mapping[str, object]:
+    return as_json.to_json(PlanList(items=() if plan is None else (plan,)))
+
+
+def _refusal_code(plan: Plan | Refusal | None) -> ExitCode:
+    return ExitCode.DOES_NOT_FIT if isinstance(plan, Refusal) else ExitCode.OK
+
+
+def _cpus(request: Request) -> CpuSet | None:
+    text = request.query.get("cpus")
+    try:
+        return None if text is None else CpuSet.parse(text)
+    except ValueError as err:
+        raise _refused(f"cpus={text}: {err}", "bad-request") from err
 
 
 def _fields(kind: str, fields: Mapping[str, object]) -> Reply:

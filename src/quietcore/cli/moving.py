@@ -51,8 +51,8 @@ def repin(app: App, *, name: str, namespace: str, cpu_list: str | None, output: 
     vm = vm_name(name, namespace)
     cpus = _chosen(cpu_list, better=better)
     if not dry_run:
-        app.need_root("moving vCPUs")
-    call = app.engine.plan_move if dry_run else app.engine.repin
+        app.need_change("moving vCPUs")
+    call = app.vms.plan_move if dry_run else app.vms.repin
     answer = call(vm, cpus=cpus, memory=memory)
     if answer is None:
         raise no_such_vm(vm)
@@ -127,8 +127,8 @@ def adopt(
         strategy=strategy,
     )
     if not dry_run:
-        app.need_root("adopting a domain")
-    answer = app.engine.adopt(wanted, dry_run=dry_run)
+        app.need_change("adopting a domain")
+    answer = app.vms.adopt(wanted, dry_run=dry_run)
     plan = answer.plan if isinstance(answer, Entry) else answer
     if plan is None:
         raise AssertionError(f"{domain} was adopted without a plan")
@@ -154,12 +154,13 @@ def release(app: App, names: tuple[str, ...], namespace: str, *, everything: boo
     """
     if bool(names) == everything:
         raise InputError.of((Problem(message="name adopted VMs, or give --all", code="usage", hint="see `quietcore release --help`"),))
-    app.need_root("releasing CPUs")
     if everything:
+        app.need_root("releasing CPUs")  # never through an agent, which may be what hangs
         return _release_all(app)
+    app.need_change("releasing CPUs")
     for name in names:
         vm = vm_name(name, namespace)
-        if not app.engine.release(vm):
+        if not app.vms.release(vm):
             raise no_such_vm(vm)
         click.echo(f"vm/{vm.name} released")
     return ExitCode.OK

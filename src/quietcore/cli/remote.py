@@ -17,11 +17,13 @@ from quietcore.config import Config
 from quietcore.engine import Event, Outcome, VmView
 from quietcore.engine.codec import encode
 from quietcore.errors import InputError, OperationFailed, PermissionProblem, QuietcoreError
-from quietcore.model import KUBEVIRT_DEFAULTS, ClusterConfig, VmName, VmSpec
+from quietcore.model import KUBEVIRT_DEFAULTS, ClusterConfig, CpuSet, Entry, Plan, Refusal, VmName, VmSpec
 from quietcore.render.values import Care, Verification
 
 if TYPE_CHECKING:
+    from quietcore.engine.adopt import Wanted
     from quietcore.engine.observe import Observation
+    from quietcore.engine.repin import Move
 
 _CONNECT_S: Final = 2.0
 _ANSWER_S: Final = 900.0
@@ -70,6 +72,31 @@ class RemoteEngine:
     def delete(self, vm: VmName, *, grace_s: int | None = None) -> bool:
         """End a VM and remove all traces of it. False when there is no such VM."""
         found: bool = self._value(bool, "DELETE", _path(vm) + ("" if grace_s is None else f"?grace={grace_s}"))
+        return found
+
+    def plan_move(self, vm: VmName, *, cpus: CpuSet | None = None, memory: bool = False) -> Move | Refusal | None:
+        """Where `repin` would put a running VM; None when there is no such VM."""
+        from quietcore.engine.repin import Move
+
+        found: Move | Refusal | None = self._value(Move | Refusal | None, "GET", _repin(vm, cpus, memory))
+        return found
+
+    def repin(self, vm: VmName, *, cpus: CpuSet | None = None, memory: bool = False) -> Move | Refusal | None:
+        """Move a running VM's vCPUs to these CPUs, or somewhere better, and its memory with them. None when there is no such VM."""
+        from quietcore.engine.repin import Move
+
+        found: Move | Refusal | None = self._value(Move | Refusal | None, "POST", _repin(vm, cpus, memory))
+        return found
+
+    def adopt(self, wanted: Wanted, *, dry_run: bool = False) -> Entry | Plan | Refusal:
+        """Give a running domain that is not ours CPUs of its own; gives its entry, or with `dry_run` the plan alone."""
+        path = "/v1/adopt?dry-run=1" if dry_run else "/v1/adopt"
+        found: Entry | Plan | Refusal = self._value(Entry | Plan | Refusal, "POST", path, encode(wanted))
+        return found
+
+    def release(self, vm: VmName) -> bool:
+        """Give an adopted domain back what it had. False when there is no such VM."""
+        found: bool = self._value(bool, "POST", f"{_path(vm)}/release")
         return found
 
     def care(self, vm: VmName) -> Care | None:
@@ -144,6 +171,11 @@ def _head(answer: IO[bytes]) -> tuple[int, str]:
 
 def _path(vm: VmName) -> str:
     return f"/v1/vms/{quote(vm.namespace, safe='')}/{quote(vm.name, safe='')}"
+
+
+def _repin(vm: VmName, cpus: CpuSet | None, memory: bool) -> str:  # noqa: FBT001  # as its callers have it
+    words = [*(() if cpus is None else (f"cpus={cpus}",)), *(("memory=1",) if memory else ())]
+    return f"{_path(vm)}/repin" + (f"?{'&'.join(words)}" if words else "")
 
 
 def _refusal(status: int, body: str) -> QuietcoreError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from quietcore import pod
 from quietcore.engine import orphans
@@ -18,6 +18,7 @@ from quietcore.engine.adopt import remembering
 from quietcore.engine.apply import Applier
 from quietcore.engine.copies import keep_copy
 from quietcore.engine.identity import strategy_of
+from quietcore.engine.memory import MemoryMove
 from quietcore.engine.observe import Observation, findings_of, observe
 from quietcore.engine.pool import follow_pool, interrupts_away
 from quietcore.engine.realtime import raise_kernel_threads, restore_unused
@@ -32,9 +33,6 @@ from quietcore.host.cgroups import OWN_ROOT, Groups, Probe
 from quietcore.isolation import move_order, moved_vcpus, moving_steps, narrowed, released
 from quietcore.model import CpuSet, Entry, LauncherPod, Ledger, Machine, Plan, Refusal, union
 from quietcore.placement import fit_of, move
-
-if TYPE_CHECKING:
-    from quietcore.engine.memory import MemoryMove
 
 _MOVES: Final = {"partition"}
 """The mechanisms under which two vCPUs cannot be on one CPU even for a moment."""
