@@ -132,12 +132,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def _checked(self, peer: Peer) -> None:
         values = self.headers.get("Accept", "") == wire.MEDIA_TYPE
-        if values and not self._is_meant():
-            self._fail(OperationFailed("this agent cares for other VMs, or is of another version"), HTTPStatus.MISDIRECTED_REQUEST)
-            return
         try:
+            body = self._body()  # in any case: a peer that still writes would find the connection closed, not the answer
+            if values and not self._is_meant():
+                self._fail(OperationFailed("this agent cares for other VMs, or is of another version"), HTTPStatus.MISDIRECTED_REQUEST)
+                return
             self.server.rights.check(peer, change=self.command != "GET")
-            request = Request.parse(self.command, self.path, self._body(), values=values)
+            request = Request.parse(self.command, self.path, body, values=values)
             answer = self._as_values if values else self._as_json
             answer(request)
         except QuietcoreError as err:
