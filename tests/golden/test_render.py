@@ -116,7 +116,16 @@ def entry(plan: Plan | None, name: str = "rt") -> Entry:
         cpu=CpuSpec(topology=GuestTopology(cores=2), dedicated=True),
         memory=MemorySpec(guest_bytes=2 * GI),
     )
-    return Entry(spec=spec, digest="d", manifest="", phase="running", plan=plan, mechanism="partition", limits=("interrupt 4 cannot move",))
+    return Entry(
+        spec=spec,
+        digest="d",
+        manifest="",
+        phase="running",
+        plan=plan,
+        mechanism="partition",
+        cgroup_home="/machine/qemu-1-vm",
+        limits=("interrupt 4 cannot move",),
+    )
 
 
 def running() -> Description:

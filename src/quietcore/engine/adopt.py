@@ -28,10 +28,11 @@ from quietcore.engine.undo import UndoStack
 from quietcore.engine.world import Event, World
 from quietcore.errors import InputError, OperationFailed, Problem, QuietcoreError, UndoFailed
 from quietcore.host import cgroups
-from quietcore.host.cgroups import OWN_ROOT, Groups, Probe
+from quietcore.host.cgroups import Groups, Probe
 from quietcore.isolation import cpu_groups_back, files_back, partition_back, partition_cpus, policies_back, threads_back, touched
 from quietcore.manifest import SourceText, load
 from quietcore.model import (
+    OWN_ROOT,
     Adoption,
     CpuSet,
     DomainFacts,

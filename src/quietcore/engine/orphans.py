@@ -13,7 +13,8 @@ from quietcore.engine.apply import Applier
 from quietcore.engine.world import Event, World
 from quietcore.errors import OperationFailed
 from quietcore.host import cgroups
-from quietcore.model import CpuSet, Ledger, Plan, SetValue, union
+from quietcore.host.cgroups import Hierarchy
+from quietcore.model import OWN_ROOT, CpuSet, Ledger, Plan, SetValue, union
 
 _LONGEST_NAME: Final = 64
 _PARENTS: Final = (OWN_ROOT, "/machine", "/machine.slice")

@@ -19,10 +19,10 @@ from quietcore.engine.shared import shared_pool
 from quietcore.engine.world import World
 from quietcore.errors import OperationFailed, QuietcoreError
 from quietcore.host import cgroups
-from quietcore.host.cgroups import OWN_ROOT, Hierarchy
+from quietcore.host.cgroups import Hierarchy
 from quietcore.host.topology import read_machine
 from quietcore.isolation import HOUSEKEEPING
-from quietcore.model import Assignment, CpuSet, Entry, Ledger, Plan, SetScheduler, SetValue, Step, VcpuPlacement, VmName
+from quietcore.model import OWN_ROOT, Assignment, CpuSet, Entry, Ledger, Plan, SetScheduler, SetValue, Step, VcpuPlacement, VmName
 
 _CLAIM = "cpuset.cpus.exclusive"
 _PARTITION = "cpuset.cpus.partition"

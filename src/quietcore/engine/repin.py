@@ -29,9 +29,9 @@ from quietcore.engine.undo import UndoStack
 from quietcore.engine.world import Event, World
 from quietcore.errors import InputError, OperationFailed, Problem, QuietcoreError, UndoFailed
 from quietcore.host import cgroups
-from quietcore.host.cgroups import OWN_ROOT, Groups, Probe
+from quietcore.host.cgroups import Groups, Probe
 from quietcore.isolation import move_order, moved_vcpus, moving_steps, narrowed, released
-from quietcore.model import CpuSet, Entry, LauncherPod, Ledger, Machine, Plan, Refusal, union
+from quietcore.model import OWN_ROOT, CpuSet, Entry, LauncherPod, Ledger, Machine, Plan, Refusal, union
 from quietcore.placement import fit_of, move
 
 _MOVES: Final = {"partition"}

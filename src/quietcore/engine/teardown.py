@@ -11,9 +11,9 @@ from quietcore.engine.realtime import restore_host
 from quietcore.engine.world import World
 from quietcore.errors import OperationFailed, TimedOut
 from quietcore.host import cgroups
-from quietcore.host.cgroups import OWN_ROOT, Groups, Probe
+from quietcore.host.cgroups import Groups, Probe
 from quietcore.isolation import partition_cpus, released
-from quietcore.model import Entry, Ledger, VmName, union
+from quietcore.model import OWN_ROOT, Entry, Ledger, VmName, union
 
 _PATIENCE_S: Final = 5.0
 _PAUSE_S: Final = 0.05

@@ -14,9 +14,8 @@ from typing import Final, Literal
 
 from quietcore.host.fs import HostFs
 from quietcore.host.threads import cgroup_of
-from quietcore.model import CgroupFacts, CpuSet, ThreadCensus, levels_of
+from quietcore.model import OWN_ROOT, CgroupFacts, CpuSet, ThreadCensus, levels_of
 
-OWN_ROOT: Final = "/quietcore"
 _PROBE: Final = "/quietcore-probe"
 _ABSENT: Final = "no such file"
 

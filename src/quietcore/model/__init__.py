@@ -6,8 +6,10 @@ from quietcore.lazy import names_of
 
 if TYPE_CHECKING:
     from quietcore.model.cgroups import (
+        OWN_ROOT,
         Applied,
         CgroupFacts,
+        Layout,
         MakeGroup,
         MoveProcess,
         MoveThread,
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
 else:
     __getattr__ = names_of(
         __name__,
-        cgroups="Applied CgroupFacts MakeGroup MoveProcess MoveThread SetAffinity SetScheduler SetValue Step levels_of",
+        cgroups="OWN_ROOT Applied CgroupFacts Layout MakeGroup MoveProcess MoveThread SetAffinity SetScheduler SetValue Step levels_of",
         cluster="KUBEVIRT_DEFAULTS ClusterConfig",
         cpuset="CpuSet union",
         domain="DomainDisk DomainFacts VcpuSched",
@@ -75,6 +77,7 @@ else:
 __all__ = [
     "COMPUTE",
     "KUBEVIRT_DEFAULTS",
+    "OWN_ROOT",
     "PLACEHOLDER",
     "Adoption",
     "Applied",
@@ -109,6 +112,7 @@ __all__ = [
     "IoThreadsPolicy",
     "KernelBoot",
     "LauncherPod",
+    "Layout",
     "Ledger",
     "LogicalCpu",
     "Machine",

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from quietcore.model.cpuset import CpuSet
 from quietcore.model.threads import Policy
 
 Layout: TypeAlias = Literal["libvirt", "bare", "none"]
+OWN_ROOT: Final = "/quietcore"
+"""Where the groups are that we make where libvirt made none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

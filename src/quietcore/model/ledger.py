@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from quietcore.model.cgroups import SetScheduler, SetValue
+from quietcore.model.cgroups import OWN_ROOT, Layout, SetScheduler, SetValue
 from quietcore.model.cluster import ClusterConfig
 from quietcore.model.cpuset import CpuSet, union
 from quietcore.model.plan import Plan
@@ -86,6 +86,13 @@ class Entry:
     def domain(self) -> str:
         """The name of its libvirt domain."""
         return self.adopted.domain if self.adopted is not None else self.vm.domain
+
+    @property
+    def layout(self) -> Layout:
+        """Whose groups hold its threads."""
+        if not self.cgroup_home:
+            return "none"
+        return "bare" if self.cgroup_home.startswith(f"{OWN_ROOT}/") else "libvirt"
 
     @property
     def owned(self) -> CpuSet:

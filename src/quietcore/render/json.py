@@ -184,6 +184,7 @@ def _description(description: Description) -> Fields:
         "phase": description.phase,
         "strategy": plan.strategy if plan else entry.spec.strategy,
         "mechanism": entry.mechanism if plan else None,
+        "layout": entry.layout if plan else None,
         "limits": list(entry.limits) if plan else [],
         "domain": entry.domain,
         "pid": census.pid if census else None,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Final
 
-from quietcore.model import CpuSet, Finding, HostThread, MemoryBinding, Quantity, VmName
+from quietcore.model import CpuSet, Finding, HostThread, Layout, MemoryBinding, Quantity, VmName
 from quietcore.render.values import Care, Description, DescriptionList, Verification
 
 _GAP: Final = "   "
@@ -73,6 +73,13 @@ def findings_text(verification: Verification) -> str:
     return f"{text}{verification.vm}: {'PASS' if verification.ok else 'FAIL'} ({told})\n"
 
 
+_GROUPS: Final[Mapping[Layout, str]] = {
+    "libvirt": "in libvirt's own cgroups",
+    "bare": "in cgroups that quietcore made",
+    "none": "no cgroup of it can be written",
+}
+
+
 def describe_text(description: Description) -> str:
     """`describe`: what the VM is, where its vCPUs run, and every thread that it has."""
     entry, census, plan = description.entry, description.census, description.entry.plan
@@ -82,7 +89,7 @@ def describe_text(description: Description) -> str:
         ("Namespace", entry.vm.namespace),
         ("Phase", description.phase),
         ("Strategy", strategy),
-        ("Mechanism", entry.mechanism if plan else ""),
+        ("Mechanism", f"{entry.mechanism}, {_GROUPS[entry.layout]}" if plan else ""),
         ("Limits", "; ".join(entry.limits) if plan else ""),
         ("Domain", entry.domain),
         ("QEMU process", str(census.pid) if census else ""),
