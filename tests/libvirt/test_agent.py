@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import libvirt
+import libvirt_qemu
 import pytest
 from tests.libvirt.test_quietcore import ONE, Program, move_away, vmi
 
@@ -207,6 +211,45 @@ def test_a_vm_that_should_always_run_starts_again(quietcore, agent, tmp_path):
     running.wait_for("started-again")
     quietcore("delete", ONE, "--now")
     assert quietcore.domains() == []
+
+
+def test_threads_that_come_later_stay_off_the_vcpus_cpu(quietcore, agent, tmp_path):
+    agent()
+    quietcore("run", "-f", vmi(tmp_path))
+    own = quietcore.json("describe", ONE)["vcpus"][0]["pcpu"]
+    connection = libvirt.open(quietcore.uri)
+    with closing(connection), socket.create_server(("127.0.0.1", 0)) as listener:
+        domain = connection.lookupByName(f"default_{ONE}")
+        domain.addIOThread(7, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        address = f"tcp:127.0.0.1:{listener.getsockname()[1]}"
+        for order in (
+            {"execute": "migrate-set-parameters", "arguments": {"max-bandwidth": 4096}},
+            {"execute": "migrate", "arguments": {"uri": address}},
+        ):
+            libvirt_qemu.qemuMonitorCommand(domain, json.dumps(order), 0)
+        receiver, _ = listener.accept()
+        with closing(receiver):
+            eventually(lambda: {"iothread", "migration"} <= {one["role"] for one in quietcore.json("describe", ONE)["threads"]})
+            later = [one["tid"] for one in quietcore.json("describe", ONE)["threads"] if one["role"] in {"iothread", "migration"}]
+            eventually(lambda: all(own not in os.sched_getaffinity(tid) for tid in later))
+            quietcore("verify", ONE)
+
+
+def test_a_vcpu_that_is_plugged_in_where_no_cpu_is_free_shares_the_pool_and_is_an_error(quietcore, agent, tmp_path):
+    running = agent()
+    manifest = vmi(tmp_path)
+    manifest.write_text(manifest.read_text().replace("cores: 1", "cores: 1\n      maxSockets: 2"))
+    quietcore("run", "-f", manifest)
+    own = quietcore.json("describe", ONE)["vcpus"][0]["pcpu"]
+    connection = libvirt.open(quietcore.uri)
+    with closing(connection):
+        connection.lookupByName(f"default_{ONE}").setVcpusFlags(2, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    (line,) = running.wait_for("vcpu-not-placed")
+    assert 'why="no CPU is free"' in line
+    (plugged,) = [one for one in quietcore.json("describe", ONE)["threads"] if one["vcpu"] == 1]
+    eventually(lambda: own not in os.sched_getaffinity(plugged["tid"]))
+    found = quietcore.json("verify", ONE, expect=1)["findings"]
+    assert [one["code"] for one in found if one["severity"] == "error"] == ["vcpu-unplanned"]
 
 
 def test_a_pin_that_somebody_changes_through_libvirt_is_put_back(quietcore, agent, tmp_path, request):

@@ -75,7 +75,11 @@ def test_a_census_knows_each_thread_by_qemus_answer_and_the_kernels_own_by_name(
     files = task(100, 100, "qemu-system-x86") | task(100, 101, "CPU 0/KVM", cgroup="0::/vm/vcpu0") | task(100, 102, "CPU 9) S (x")
     files |= task(100, 103, "IO iothread1", cgroup="0::/vm/iothread1") | task(100, 104, "worker") | task(100, 105, "IO mon_iothread")
     files |= (
-        task(100, 106, "vhost-100") | task(200, 200, "vhost-100", cgroup="0::/vm/emulator") | task(201, 201, "kvm-pit/100", cgroup="0::/")
+        task(100, 106, "vhost-100")
+        | task(100, 107, "live_migration")
+        | task(100, 108, "mig/src/send_0")
+        | task(200, 200, "vhost-100", cgroup="0::/vm/emulator")
+        | task(201, 201, "kvm-pit/100", cgroup="0::/")
     )
     files |= task(202, 202, "kvm-nx-lpage-recovery-100") | task(203, 203, "vhost-1001") | task(204, 204, "kvm-pit/1")
     seen = census(host(files), Recorded(policies={101: ("fifo", 1)}), 100, vcpus={101: 0, 102: 1}, iothreads={103: 1}, version=2)
@@ -88,6 +92,8 @@ def test_a_census_knows_each_thread_by_qemus_answer_and_the_kernels_own_by_name(
         (104, "worker", None, None, False),
         (105, "monitor", None, None, False),
         (106, "vhost", None, None, False),
+        (107, "migration", None, None, False),
+        (108, "migration", None, None, False),
         (200, "vhost", None, None, True),
         (201, "pit", None, None, True),
         (202, "worker", None, None, True),

@@ -17,6 +17,7 @@ _RESET_ON_FORK: Final = 0x40000000
 _NO_SETAFFINITY: Final = 0x04000000  # PF_NO_SETAFFINITY, include/linux/sched.h
 _KTHREAD: Final = 0x00200000
 _PER_CPU: Final = ("ksoftirqd/", "ktimers/", "rcuc/")
+_MIGRATION: Final = ("live_migration", "multifd", "mig/")  # the last since QEMU 9.1
 _CAP_SYS_RESOURCE: Final = 24
 _MIGRATE_PAGES: Final = 256
 """migrate_pages(2) on x86-64, which has no wrapper in the C library."""
@@ -171,6 +172,8 @@ def _role(comm: str, vcpu: int | None, iothread: int | None) -> Role:
         return "iothread"
     if comm.startswith("vhost-"):
         return "vhost"
+    if comm.startswith(_MIGRATION):
+        return "migration"
     if "worker" in comm:
         return "worker"
     return "monitor" if comm == "IO mon_iothread" else "emulator"

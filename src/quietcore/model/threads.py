@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeAlias
 
 from quietcore.model.cpuset import CpuSet
 
-Role: TypeAlias = Literal["vcpu", "emulator", "iothread", "worker", "vhost", "pit", "monitor"]
+Role: TypeAlias = Literal["vcpu", "emulator", "iothread", "worker", "vhost", "pit", "migration", "monitor"]
 Policy: TypeAlias = Literal["other", "fifo", "rr", "batch", "idle", "deadline"]
 Severity: TypeAlias = Literal["error", "warning", "info"]
 Mechanism: TypeAlias = Literal["partition", "threaded", "cpuset-v1", "affinity"]
