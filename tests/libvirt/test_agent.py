@@ -149,8 +149,10 @@ def test_the_command_line_prints_the_same_with_and_without_an_agent(quietcore, a
         ("verify", ONE),
         ("describe", ONE, "-o", "json"),
         ("delete", "none", "--now"),
+        ("repin", ONE, "--dry-run", "-o", "json"),
+        ("release", "none"),
     ]
-    codes = [0, 0, 0, 0, 2]
+    codes = [0, 0, 0, 0, 2, 0, 2]
     with_agent = [quietcore(*command, expect=code) for command, code in zip(commands, codes, strict=True)]
     assert "Agent:" in quietcore("describe", ONE)
     running.end()
@@ -160,7 +162,7 @@ def test_the_command_line_prints_the_same_with_and_without_an_agent(quietcore, a
     assert alone.pop("agent") is None
     assert described == alone
     verdict, verdict_alone = (texts[2].splitlines()[-1] for texts in (with_agent, without))  # other tasks of the host come and go
-    assert (verdict, with_agent[:2], with_agent[4]) == (verdict_alone, without[:2], without[4])
+    assert (verdict, with_agent[:2], with_agent[4:]) == (verdict_alone, without[:2], without[4:])
 
 
 def test_sigterm_ends_the_agent_cleanly_and_vms_run_on_and_are_known_to_the_next(quietcore, agent, tmp_path):
@@ -250,6 +252,39 @@ def test_a_vcpu_that_is_plugged_in_where_no_cpu_is_free_shares_the_pool_and_is_a
     eventually(lambda: own not in os.sched_getaffinity(plugged["tid"]))
     found = quietcore.json("verify", ONE, expect=1)["findings"]
     assert [one["code"] for one in found if one["severity"] == "error"] == ["vcpu-unplanned"]
+
+
+def cpu_group(tid):
+    """The quota file of a thread's group, and where the hierarchy with the cpu controller is mounted."""
+    lines = [line.split(":", 2) for line in Path(f"/proc/{tid}/cgroup").read_text().splitlines()]
+    for _, controllers, group in lines:
+        if "cpu" in controllers.split(","):
+            return Path("/sys/fs/cgroup/cpu"), Path(f"/sys/fs/cgroup/cpu{group}/cpu.cfs_quota_us"), "20000", "-1"
+    return Path("/sys/fs/cgroup"), Path(f"/sys/fs/cgroup{lines[-1][2]}/cpu.max"), "20000 100000", "max"
+
+
+def test_a_quota_on_the_vms_own_group_is_lifted_and_one_elsewhere_is_named(quietcore, agent, tmp_path):
+    running = agent()
+    quietcore("run", "-f", vmi(tmp_path))
+    tid = quietcore.json("describe", ONE)["vcpus"][0]["tid"]
+    mount, quota, limited, unlimited = cpu_group(tid)
+    if f"default{ONE}" in str(quota).replace("_", "") or f"/quietcore/default_{ONE}/" in str(quota):  # libvirt's group, or ours
+        quota.write_text(limited)
+        running.wait_for("drift-repaired")
+        eventually(lambda: quota.read_text().startswith(unlimited))
+        quietcore("verify", ONE)
+        return
+    stranger = mount / f"quota-{ONE}"
+    stranger.mkdir()
+    try:
+        (stranger / quota.name).write_text(limited)
+        (stranger / "tasks").write_text(str(tid))
+        errors = [one for one in quietcore.json("verify", ONE, expect=1)["findings"] if one["severity"] == "error"]
+        assert [(one["code"], one["subject"]["id"]) for one in errors] == [("cpu-quota", f"/{stranger.name}")]
+    finally:
+        (quota.parent / "tasks").write_text(str(tid))
+        stranger.rmdir()
+    quietcore("verify", ONE)
 
 
 def test_a_pin_that_somebody_changes_through_libvirt_is_put_back(quietcore, agent, tmp_path, request):
