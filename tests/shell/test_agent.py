@@ -14,7 +14,7 @@ from quietcore.virt.events import DomainEvent
 from quietcore.virt.hypervisor import DomainView
 from tests.shell.fake_agent import Cared
 from tests.shell.fake_host import FakeHost
-from tests.shell.realtime_host import CPU, RealtimeHost, furnish, realtime
+from tests.shell.realtime_host import CPU, THROTTLE, RealtimeHost, furnish, realtime
 from tests.shell.test_engine import KINDS, spec
 
 A, B = VmName(name="a"), VmName(name="b")
@@ -203,6 +203,18 @@ def test_a_plugged_vcpu_gets_a_cpu_from_the_books_and_gives_it_back(tmp_path, ki
     assert cared.engine.view(B).entry.plan.exclusive == CpuSet.parse("2-3")
     assert cared.engine.view(B).entry.mechanism == cared.engine.view(A).entry.mechanism  # no claim on CPU 2 was left in its way
     assert all(cared.engine.verify(view).ok for view in cared.engine.views())
+
+
+def test_what_somebody_takes_from_real_time_is_given_back_by_the_resync(tmp_path):
+    host = RealtimeHost(tmp_path, allowed=True)
+    host.program().apply(realtime("a", 1, "0"), "text")
+    cared = Cared(host)
+    cared.settle()
+    host.threads.policies[401] = ("fifo", 1)
+    host.fs.path(THROTTLE).write_text("950000\n")
+    assert cared.settle(after_s=31).count("drift-repaired") == 2
+    assert (host.priorities()["rcuc/1"], host.settings()[THROTTLE]) == (("fifo", 2), "-1")
+    assert cared.settle(after_s=31) == []
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -15,6 +15,7 @@ from quietcore.agent.known import Cause, Known, Right, role_names, told
 from quietcore.engine import World
 from quietcore.engine.observe import Observation, observe
 from quietcore.engine.pool import kernel_tasks_away
+from quietcore.engine.realtime import has_drifted
 from quietcore.engine.repin import grow
 from quietcore.engine.settle import settle
 from quietcore.errors import OperationFailed, QuietcoreError
@@ -64,7 +65,9 @@ class Caretaker:
         known = self.vms.setdefault(vm, Known(vm=vm))
         try:
             plan = refreshed(entry.plan, self.state.shared(ledger))
-            if not known.trouble and self._is_right(known, entry.domain, waiting(plan, self.state.cpus.online)):
+            plan = waiting(plan, self.state.cpus.online)
+            announced = cause.by != "resync" or not has_drifted(self.world, entry, plan)
+            if announced and not known.trouble and self._is_right(known, entry.domain, plan):
                 return True
         except ProcessLookupError:
             return False

@@ -124,12 +124,12 @@ def told(applied: Applied, roles: Mapping[int, str]) -> dict[str, str | int]:
     step = applied.step
     match step:
         case MoveThread():
-            return {"thread": roles.get(step.tid, "thread"), "tid": step.tid, "expected": step.group, "actual": applied.before}
+            return {"thread": roles.get(step.tid, "kernel thread"), "tid": step.tid, "expected": step.group, "actual": applied.before}
         case SetAffinity():
-            return {"thread": roles.get(step.tid, "thread"), "tid": step.tid, "expected": str(step.cpus), "actual": applied.before}
+            return {"thread": roles.get(step.tid, "kernel thread"), "tid": step.tid, "expected": str(step.cpus), "actual": applied.before}
         case SetScheduler():
             policy = f"{step.policy} {step.priority}"
-            return {"thread": roles.get(step.tid, "thread"), "tid": step.tid, "expected": policy, "actual": applied.before}
+            return {"thread": roles.get(step.tid, "kernel thread"), "tid": step.tid, "expected": policy, "actual": applied.before}
         case SetValue():
             return {"thread": "", "file": step.path, "expected": step.value, "actual": applied.before}
         case MakeGroup() | MoveProcess():

@@ -78,6 +78,14 @@ def may_unthrottle(world: World, entry: Entry, plan: Plan) -> bool:
     return world.config.allow_host_settings and not any(is_below(thread, above) for thread in kernel_threads(world, plan))
 
 
+def has_drifted(world: World, entry: Entry, plan: Plan) -> bool:
+    """Whether somebody lowered a kernel thread or switched throttling on again below a real-time VM. No event tells of either."""
+    host = host_of(world, plan)
+    if host is None:
+        return False
+    return bool(raising_steps(kernel_threads(world, plan), priority_of(entry)) or after_fifo(world, entry, plan, host))
+
+
 def remember(world: World, ledger: Ledger, entry: Entry, plan: Plan, tids: Iterable[int]) -> Entry:
     """The entry with everything of the host that real time will change, as it was before the first VM: to be on disk before a write."""
     others = ledger.without(entry.vm)
