@@ -15,12 +15,14 @@ import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from quietcore.agent.peers import Peer, Rights, peer_of
 from quietcore.agent.routes import Routes
 from quietcore.agent.server import Server
+from quietcore.cli.context import App
 from quietcore.cli.remote import RemoteEngine
 from quietcore.engine import Wanted
 from quietcore.errors import InputError, OperationFailed, PermissionProblem
@@ -104,6 +106,7 @@ def test_our_own_program_gets_the_same_values_as_from_the_engine(cared, config):
     assert remote.view(A) == engine.view(A)
     assert remote.view(VmName(name="none")) is None
     assert remote.observation(A) == engine.observation(A)
+    assert remote.ledger() == engine.world.books.load()
     assert remote.verify(remote.view(A)) == engine.verify(engine.view(A))
     cared.settle()
     assert remote.care(A) == cared.agent.care(A)
@@ -135,6 +138,16 @@ def test_moving_and_adopting_are_the_engines_own_too(cared, config):
     assert ask(config, "POST", "/v1/vms/default/old/release")[1]["kind"] == "Released"
 
 
+def test_a_reader_of_the_agent_who_may_not_read_the_books_sees_them_all_the_same(cared, config):
+    def refuse():
+        raise PermissionProblem("the ledger may not be read")
+
+    cared.engine.apply(spec("a"), "text")
+    app = App(config=config)
+    app.__dict__["world"] = SimpleNamespace(books=SimpleNamespace(load=refuse))
+    assert app.books() == cared.engine.world.books.load()
+
+
 def test_an_error_arrives_as_the_engine_raised_it(config):
     remote = RemoteEngine(config, lambda _step: None)
     remote.apply(spec("a"), "text")
@@ -153,6 +166,7 @@ def test_others_get_the_objects_that_the_command_line_prints(cared, config):
     assert ask(config, "GET", "/v1/vms/default/a") == (200, json.loads(as_json.dumps(described)), 0)
     assert ask(config, "GET", "/v1/verify/default/a")[1] == json.loads(as_json.dumps(cared.engine.verify(view)))
     assert ask(config, "GET", "/v1/verify")[1]["items"] == [ask(config, "GET", "/v1/verify/default/a")[1]]
+    assert ask(config, "GET", "/v1/ledger")[1]["kind"] == "Ledger"
     events = ask(config, "GET", "/v1/events")[1]
     assert events["items"][0]["event"] == "agent-started"
     last = events["items"][-1]["number"]

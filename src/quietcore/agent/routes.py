@@ -14,6 +14,7 @@ from quietcore.agent.agent import Agent
 from quietcore.agent.wire import Wanted, from_json
 from quietcore.engine import Engine, Event, Move, Outcome, VmView
 from quietcore.engine import Wanted as Adoptee
+from quietcore.engine.codec import encode
 from quietcore.errors import ExitCode, InputError, Problem
 from quietcore.manifest import SourceText, load
 from quietcore.model import CpuSet, Entry, Plan, Refusal, VmName
@@ -57,6 +58,7 @@ class Routes:
         self._agent = agent
         self._table: tuple[tuple[str, re.Pattern[str], Callable[..., Reply]], ...] = (  # each takes what its path names
             ("GET", re.compile(r"/v1/agent"), self._about),
+            ("GET", re.compile(r"/v1/ledger"), self._ledger),
             ("GET", re.compile(r"/v1/vms"), self._list),
             ("GET", re.compile(r"/v1/vms/(?P<namespace>[^/]+)/(?P<name>[^/]+)"), self._describe),
             ("GET", re.compile(r"/v1/vms/(?P<namespace>[^/]+)/(?P<name>[^/]+)/observation"), self._observe),
@@ -93,6 +95,10 @@ class Routes:
     def _about(self, _request: Request, engine: Engine) -> Reply:
         config = engine.world.config
         return _fields("Agent", {"version": __version__, "state": config.state_dir, "uri": config.uri})
+
+    def _ledger(self, _request: Request, engine: Engine) -> Reply:
+        books = engine.world.books.load()
+        return replace(_fields("Ledger", encode(books)), value=books)
 
     def _list(self, request: Request, engine: Engine) -> Reply:
         views = engine.views()

@@ -16,7 +16,7 @@ from quietcore.errors import InputError, PermissionProblem, Problem
 if TYPE_CHECKING:
     from quietcore.cli.remote import RemoteEngine
     from quietcore.engine import Engine, Event, World
-    from quietcore.model import VmName
+    from quietcore.model import Ledger, VmName
     from quietcore.render.values import Care
     from quietcore.virt import LibvirtHypervisor
 
@@ -81,6 +81,15 @@ class App:
         """As `need_root`, unless an agent does the work: it knows who may ask for it."""
         if self.agent is None:
             self.need_root(what)
+
+    def books(self) -> Ledger:
+        """The ledger; by way of the agent where the file may not be read."""
+        try:
+            return self.world.books.load()
+        except PermissionProblem:
+            if self.agent is None:
+                raise
+            return self.agent.ledger()
 
     def care(self, vm: VmName) -> Care | None:
         """What the agent did for a VM, if one answers."""

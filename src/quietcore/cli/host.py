@@ -32,7 +32,7 @@ def show(app: App, output: str) -> None:
     from quietcore.engine.codec import encode
     from quietcore.render import tables
 
-    books = app.world.books.load()
+    books = app.books()
     if output == "json":
         print_object("Ledger", encode(books))
         return

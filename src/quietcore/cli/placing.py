@@ -27,7 +27,7 @@ def chosen_machine(app: App, text: str | None) -> tuple[Machine, Ledger]:
     if text is not None:
         return _described(text), Ledger()
     try:
-        books = app.world.books.load()
+        books = app.books()
     except PermissionProblem:
         app.say("note: the ledger may not be read without root, so this host counts as empty")
         books = Ledger()

@@ -17,7 +17,7 @@ from quietcore.config import Config
 from quietcore.engine import Event, Outcome, VmView
 from quietcore.engine.codec import encode
 from quietcore.errors import InputError, OperationFailed, PermissionProblem, QuietcoreError
-from quietcore.model import KUBEVIRT_DEFAULTS, ClusterConfig, CpuSet, Entry, Plan, Refusal, VmName, VmSpec
+from quietcore.model import KUBEVIRT_DEFAULTS, ClusterConfig, CpuSet, Entry, Ledger, Plan, Refusal, VmName, VmSpec
 from quietcore.render.values import Care, Verification
 
 if TYPE_CHECKING:
@@ -97,6 +97,11 @@ class RemoteEngine:
     def release(self, vm: VmName) -> bool:
         """Give an adopted domain back what it had. False when there is no such VM."""
         found: bool = self._value(bool, "POST", f"{_path(vm)}/release")
+        return found
+
+    def ledger(self) -> Ledger:
+        """The books."""
+        found: Ledger = self._value(Ledger, "GET", "/v1/ledger")
         return found
 
     def care(self, vm: VmName) -> Care | None:
