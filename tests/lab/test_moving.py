@@ -1,8 +1,10 @@
 """Moving running vCPUs on cgroup v2 with isolated partitions: where their threads were at every moment, as the kernel counts it."""
 
 import json
+import re
 import subprocess
 import sys
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lab import product
-from lab.inside import CGROUP_ROOT, allowed, cgroup_of, eventually, read, run_time_ns
+from lab.inside import CGROUP_ROOT, allowed, cgroup_of, eventually, read, restored, run_time_ns, write
 from quietcore.cli.context import App, read_config
 from quietcore.engine.repin import move_to, repin
 from quietcore.host.topology import read_machine
@@ -18,6 +20,7 @@ from quietcore.model import CpuSet, VmName
 
 pytestmark = pytest.mark.lab("2s4n16c", "systemd")
 CPUS = Path("/sys/devices/system/cpu")
+NODES = Path("/sys/devices/system/node")
 BUSY = bytes([0xBA, 0xF8, 0x03, 0xB0, ord("P"), 0xEE, 0xEB, 0xFE])  # mov dx,3f8h; mov al,'P'; out dx,al; jmp $
 SAMPLER = """
 import json, os, signal, sys
@@ -30,7 +33,9 @@ while not stop:
     for tid in tids:
         seen[tid].update(os.sched_getaffinity(tid))
         with open(f"/proc/{tid}/stat") as file:
-            seen[tid].add(int(file.read().rpartition(")")[2].split()[36]))
+            fields = file.read().rpartition(")")[2].split()
+        if fields[0] == "R":  # of a thread that sleeps the kernel tells where it last ran, be that long ago
+            seen[tid].add(int(fields[36]))
     rounds += 1
     if rounds == 1:
         print("sampling", flush=True)
@@ -183,6 +188,96 @@ def rotated(plan, machine):
     places = [machine.cpu(cpu) for cpu in cpus[1:] + cpus[:1]]
     vcpus = (replace(vcpu, pcpu=one.cpu, node=one.node, core=one.core) for vcpu, one in zip(plan.vcpus, places, strict=True))
     return replace(plan, vcpus=tuple(vcpus))
+
+
+@pytest.mark.lab("2s4n16c")
+def test_room_is_made_by_the_fewest_moves_and_nobody_else_is_touched(run, tmp_path):
+    for name, vcpus, cpus in (("spread", 5, "2,4,6,8,10"), ("single", 1, "12"), ("other", 1, "14")):
+        run(name, topology=(1, vcpus, 1))
+        done("repin", name, "--cpus", cpus)
+    names = ("spread", "single", "other")
+    wanted = tmp_path / "wanted.yaml"
+    wanted.write_text(whole_cores("wanted", 4))
+    assert product.quietcore("plan", "-f", str(wanted)).code == 3
+    found, here = {}, places(*names)
+    with watched(here, found):
+        made = product.quietcore("defrag", "-f", str(wanted), "--yes", "-o", "json")
+    assert made.code == 0, made.err
+    assert (made.value["outcome"], made.value["cost"], made.value["atLeast"]) == ("moves", 2, 2)
+    there = places(*names)
+    assert sum(here[tid] != there[tid] for tid in here) == 2
+    at_most_once(found, here, there)
+    for name in names:
+        in_place(product.RunningVm.of(name))
+    assert isolated() == CpuSet.from_iterable(there.values())
+    done("run", "-f", str(wanted))
+    in_place(product.RunningVm.of("wanted"))
+
+
+def whole_cores(name, vcpus):
+    wanted = json.loads(product.manifest(name, topology=(1, vcpus, 1)))
+    wanted["metadata"]["annotations"] = {"quietcore.io/thread-policy": "require"}
+    return json.dumps(wanted)
+
+
+def own_pages(vm):
+    """(node, KiB of a page) -> pages of QEMU's own and of the guest's memory; programs and libraries are everybody's."""
+    found = Counter()
+    for line in read(f"/proc/{vm.pid}/numa_maps").splitlines():
+        if "file=/usr" not in line and "file=/lib" not in line and "kernelpagesize_kB=" in line:
+            size = int(line.rpartition("kernelpagesize_kB=")[2])
+            found.update({(int(node), size): int(count) for node, count in re.findall(r" N(\d+)=(\d+)", line)})
+    return found
+
+
+def share_on(node, pages):
+    """Which part of the memory is on a node."""
+    return sum(size * count for (one, size), count in pages.items() if one == node) / sum(
+        size * count for (_, size), count in pages.items()
+    )
+
+
+@pytest.mark.lab("2s4n16c")
+@pytest.mark.parametrize("hugepages", [False, True], ids=["ordinary pages", "hugepages"])
+def test_memory_follows_its_vcpus_to_another_node_while_they_run(run, hugepages):
+    vm = run("memory", topology=(1, 2, 1), guest="64Mi", hugepages=hugepages)
+    found, here = {}, places("memory")
+    size = 2048 if hugepages else 4
+    before = own_pages(vm)
+    assert share_on(0, before) > 0.9
+    free = int(read(NODES / "node2/hugepages/hugepages-2048kB/free_hugepages"))
+    with watched(here, found):
+        moved = done("repin", "memory", "--cpus", "8-9", "--move-memory", "-o", "json").value
+    assert moved["memory"]["nodes"] == [2]
+    assert {one["pageBytes"] for one in moved["memory"]["pages"]} == {4096, size << 10}
+    after = own_pages(vm)
+    assert share_on(2, after) > 0.9
+    if hugepages:
+        assert {key: count for key, count in after.items() if key[1] == size} == {(2, size): 32}
+        assert free - int(read(NODES / "node2/hugepages/hugepages-2048kB/free_hugepages")) == 32
+    at_most_once(found, here, places("memory"))
+    there = product.RunningVm.of("memory")
+    in_place(there)
+    assert {binding["node"] for binding in there.described["memory"]} == {2}
+    assert {there.group_of_vcpu(vcpu).get("cpuset.mems") for vcpu in there.vcpu_tids} == {"2"}
+    still_runs(there.vcpu_tids[0])
+    done("repin", "memory", "--cpus", ",".join(map(str, here.values())), "--move-memory")
+    assert share_on(0, own_pages(vm)) > 0.9
+    if hugepages:
+        assert own_pages(vm)[0, size] == 32
+
+
+@pytest.mark.lab("2s4n16c")
+def test_memory_for_which_the_node_lacks_pages_is_refused_before_anything_moves(run):
+    vm = run("lacking", topology=(1, 1, 1), guest="64Mi", hugepages=True)
+    here = places("lacking")
+    with restored(NODES / "node3/hugepages/hugepages-2048kB/nr_hugepages") as pages:
+        write(pages, "16")
+        refused = product.quietcore("repin", "lacking", "--cpus", "13", "--move-memory", "-o", "json")
+    assert refused.code == 3
+    assert {"memory-on-node", "pages-on-node"} <= {one["constraint"] for one in refused.value["reasons"]}
+    assert places("lacking") == here
+    in_place(vm)
 
 
 FOREIGN = """
