@@ -145,3 +145,15 @@ class Cared:
         self.host.hypervisor._thread(pid, tid, "worker", group or like.cgroup)
         self.host.threads.affinities[tid] = CpuSet.parse(cpus) if cpus else like.allowed
         self.processes.tell("fork", tid, pid, self.now_s)
+
+
+def begun(host: FakeHost, faults: Faults | None = None) -> None:
+    """An agent starts, and works until nothing is left to do."""
+    cared = Cared(host, begin=False, deaf=True, faults=faults)
+    try:
+        cared.agent.begin()
+        for _ in range(2):  # what was refused is tried again, an orphan is looked at twice
+            cared.settle(after_s=31)
+    finally:
+        Cared.opened.remove(cared)
+        cared.close()

@@ -45,20 +45,32 @@ class Faults:
     moment: str = "before"
     names: list[str] = field(default_factory=list)
     dead: bool = False
+    inside: bool = False
 
     @contextmanager
     def change(self, name: str, error: Callable[[], Exception]) -> Iterator[None]:
+        number = self._count(name, error)
+        try:
+            self.inside = True  # how the fake carries it out is no change of its own
+            yield
+        finally:  # also after a write that the kernel itself refused
+            self.inside = False
+            if number == self.at and self.moment == "after":
+                self._strike(error)
+
+    def file(self, name: str) -> None:
+        """A file is about to change that no part of the fake stands for: the ledger's lock, a VM's own files."""
+        if not self.inside:
+            self._count(name, refused)
+
+    def _count(self, name: str, error: Callable[[], Exception]) -> int:
         if self.dead:
             raise Killed
         number = len(self.names)
         self.names.append(name)
         if number == self.at and self.moment == "before":
             self._strike(error)
-        try:
-            yield
-        finally:  # also after a write that the kernel itself refused
-            if number == self.at and self.moment == "after":
-                self._strike(error)
+        return number
 
     def _strike(self, error: Callable[[], Exception]) -> None:
         if self.kind == "kill":

@@ -22,11 +22,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from quietcore.engine import Move, Wanted
 from quietcore.errors import InputError, OperationFailed, UndoFailed
 from quietcore.model import CpuSet, Ledger, VmName, VmSpec, union
-from tests.shell.fake_agent import Cared
+from tests.shell.fake_agent import begun
 from tests.shell.fake_host import FakeHost, Faults, Killed
 from tests.shell.foreign import foreign
 from tests.shell.test_engine import KINDS, spec
-from tests.shell.test_faults import probes, snapshot
+from tests.shell.test_faults import probes, reconciled, snapshot
 
 CPUS, RESERVED = 6, 1
 OURS, THEIRS = ("a", "b", "c"), ("old", "older")
@@ -101,22 +101,6 @@ class Oracle:
             if one.always and not one.running and one.cpus <= self.free():
                 self.vms[name] = replace(one, running=True)
         return self
-
-
-def begun(host: FakeHost, faults: Faults | None = None) -> None:
-    """An agent starts, and works until nothing is left to do."""
-    cared = Cared(host, begin=False, deaf=True, faults=faults)
-    try:
-        cared.agent.begin()
-        for _ in range(2):  # what was refused is tried again, an orphan is looked at twice
-            cared.settle(after_s=31)
-    finally:
-        Cared.opened.remove(cared)
-        cared.close()
-
-
-def reconciled(host: FakeHost, faults: Faults | None = None) -> None:
-    host.program(faults).reconcile()
 
 
 def placed(host: FakeHost, domain: str) -> dict[int, object]:
@@ -445,7 +429,7 @@ class Sequences(RuleBasedStateMachine):
 def test_nothing_is_lost_in_any_sequence(soaking):
     """The same sequences each time, and for a soak thousands of others; a long one is not shortened, that would take minutes."""
     told = settings(
-        max_examples=5000 if soaking else 40,
+        max_examples=5000 if soaking else 30,
         stateful_step_count=20,
         derandomize=not soaking,
         database=None,

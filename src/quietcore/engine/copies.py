@@ -18,7 +18,9 @@ def keep_copy(world: World, entry: Entry) -> None:
     directory = world.vm_directory(entry.vm)
     with suppress(OSError):
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / _FILE).write_text(json.dumps({"kind": "Entry", "entry": encode(entry)}, sort_keys=True, indent=1) + "\n")
+        new = directory / f"{_FILE}.new"
+        new.write_text(json.dumps({"kind": "Entry", "entry": encode(entry)}, sort_keys=True, indent=1) + "\n")
+        new.replace(directory / _FILE)  # whoever is killed here leaves the old copy or the new one
 
 
 def kept_copies(world: World) -> tuple[Entry, ...]:

@@ -128,8 +128,11 @@ def discard(directory: Path) -> None:
     """Remove a VM's directory and its files; nothing happens when it does not exist. Host disks lie elsewhere and stay."""
     if directory.is_symlink():
         raise OperationFailed(f"{directory} is a symbolic link, not a VM's directory", hint="remove it by hand")
-    if directory.exists():
-        shutil.rmtree(directory)
+    try:
+        if directory.exists():
+            shutil.rmtree(directory)
+    except OSError as err:
+        raise OperationFailed(f"{err.filename or directory} cannot be removed: {err.strerror or err}") from err
 
 
 def _disk_problems(disk: Disk, store: ImageStore, absent: set[str]) -> list[Problem]:
