@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -342,6 +343,55 @@ def test_the_start_waits_for_libvirt_and_gives_up_in_the_end(tmp_path, monkeypat
     answers = iter([HypervisorError("never")] * 5)
     with pytest.raises(HypervisorError, match="never"):
         cared.agent.begin(attempts=5)
+
+
+def held_until(cared, seconds):
+    """A command holds the lock, and gives it back when so much time has passed in the agent's sleep."""
+    holding = contextlib.ExitStack()
+    holding.enter_context(cared.engine.world.books.locked())
+    until = cared.now_s + seconds
+
+    def sleep(passed):
+        cared.pass_time(passed)
+        if cared.now_s >= until:
+            holding.close()
+
+    cared.agent.world = replace(cared.agent.world, sleep=sleep)
+    return holding
+
+
+def test_the_start_lasts_until_every_vm_was_checked(tmp_path):
+    host = FakeHost(tmp_path, **V2)
+    host.program().apply(spec("a"), "text")
+    cared = Cared(host, begin=False)
+    stray(cared)
+    with held_until(cared, 0.5):
+        cared.agent.begin()
+    assert cared.now_s >= 1000.5
+    assert cared.vcpu("a").allowed == CpuSet.parse("1")
+    assert [one.event for one in cared.news()][-2:] == ["drift-repaired", "agent-started"]
+
+
+def test_a_start_that_is_ended_while_it_waits_ends(tmp_path):
+    cared = Cared(FakeHost(tmp_path, **V2), begin=False)
+    with held_until(cared, 1e9):
+        cared.agent.begin(stopping=lambda: cared.now_s > 1001)
+    assert cared.now_s < 1002
+
+
+def test_a_vm_that_cannot_be_put_right_does_not_hold_up_the_start(tmp_path, monkeypatch):
+    host = FakeHost(tmp_path, **V2)
+    host.program().apply(spec("a"), "text")
+    cared = Cared(host, begin=False)
+    stray(cared)
+
+    def refuse(path, _text):
+        raise OSError(22, "Invalid argument", path)
+
+    monkeypatch.setattr(host.fs, "write", refuse)
+    cared.agent.begin()
+    assert [one.event for one in cared.news()][-1] == "agent-started"
+    assert [one.code for one in cared.agent.care(A).findings] == ["repair-failed"]
 
 
 def test_while_a_command_holds_the_lock_the_repair_waits_and_then_comes(cared):

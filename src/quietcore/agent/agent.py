@@ -98,10 +98,11 @@ class Agent:
         """Call `action` from the loop whenever `source` can be read (the socket, a signal)."""
         self._listen(source, action)
 
-    def begin(self, *, attempts: int = 60) -> None:
+    def begin(self, *, attempts: int = 60, stopping: Callable[[], bool] = lambda: False) -> None:
         """Wait until libvirt answers, finish what was cut off, start what should run, and check everything once.
 
-        Raises what libvirt says after `attempts` tries, a second apart; PermissionProblem at once.
+        It lasts until that pass is complete, however long a command holds the lock meanwhile, or until `stopping`. Raises what libvirt
+        says after `attempts` tries, a second apart; PermissionProblem at once.
         """
         for attempt in range(attempts):
             try:
@@ -121,7 +122,15 @@ class Agent:
         self._mark_everyone("start", now)
         self._resync_at_s = now
         self._work()
+        while not self._has_seen_all() and not stopping():
+            self.world.sleep(max(_RETRY_S, self._retry_at_s - self.world.clock()))
+            self.step(0)
         self.log.add("agent-started", vms=len(self.caretaker.vms))
+
+    def _has_seen_all(self) -> bool:
+        """Whether the first pass is complete: what ended was looked at, and every VM is right or told to be wrong."""
+        seen = (self.caretaker.vms.get(vm) for vm in self._due)
+        return self._orphans is not None and self._ended is None and all(known is not None and known.trouble for known in seen)
 
     def close(self) -> None:
         """Give the selector back; VMs run on."""

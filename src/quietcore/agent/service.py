@@ -35,11 +35,12 @@ def run(world: World, hypervisor: LibvirtHypervisor, *, environment: dict[str, s
         agent = Agent(world, ears, log, resync_s=world.config.resync_s)
         releases.callback(agent.close)
         stopping = releases.enter_context(_signals(agent))
-        agent.begin()
+        agent.begin(stopping=stopping)
         server = Server(world.config, Routes(agent), log)
         releases.callback(server.server_close)  # waits for the requests that run
         agent.listen(server, server.handle_request)
-        tell_systemd(environment, "READY=1")
+        if not stopping():
+            tell_systemd(environment, "READY=1")
         while not stopping():
             agent.step()
         tell_systemd(environment, "STOPPING=1")
