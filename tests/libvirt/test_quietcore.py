@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -139,26 +138,6 @@ def test_an_interrupt_undoes_the_start(quietcore, tmp_path):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert (process.returncode, quietcore.owners()) in [(130, {}), (0, {ONE: "running"})]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_kill_at_any_moment_loses_no_vm_and_gives_no_cpu_twice(quietcore, tmp_path, seed):
-    chance = random.Random(seed)
-    manifest = vmi(tmp_path)
-    began = time.monotonic()
-    quietcore("run", "-f", manifest)
-    took = time.monotonic() - began
-    quietcore("delete", ONE)
-    process = quietcore.start("run", "-f", manifest)
-    time.sleep(chance.uniform(0.2, 1.0) * took)
-    process.kill()
-    process.communicate(timeout=60)
-    quietcore("agent", "--once")
-    owners = quietcore.owners()
-    assert (owners, quietcore.domains()) in [({}, []), ({ONE: "running"}, [f"default_{ONE}"])]
-    if owners:
-        quietcore("verify", ONE)
-    assert quietcore("run", "-f", manifest) in {f"vm/{ONE} created\n", f"vm/{ONE} unchanged\n"}
 
 
 def wait_for(condition, within_s=30):
