@@ -471,6 +471,15 @@ def test_orphaned_groups_and_claims_are_freed(tmp_path):
     assert cared.engine.verify(cared.engine.view(A)).ok
 
 
+def test_a_group_that_vanishes_while_orphans_are_looked_for_does_no_harm(tmp_path, monkeypatch):
+    cared = partitioned(tmp_path, spec("a"))
+    fs, home = cared.host.fs, cared.vcpu("a").cgroup.rpartition("/")[0]
+    ghost, known, names = f"{fs.mount}{home}/vcpu7", fs.is_dir, fs.listdir
+    monkeypatch.setattr(fs, "is_dir", lambda path: path == ghost or known(path))
+    monkeypatch.setattr(fs, "listdir", lambda path: [*names(path), *(["vcpu7"] if path == fs.mount + home else [])])
+    assert "trouble" not in cared.settle(after_s=31)
+
+
 def test_the_groups_of_a_stranger_are_left_alone(tmp_path):
     cared = partitioned(tmp_path, spec("a"))
     mount, fs = cared.host.fs.mount, cared.host.fs

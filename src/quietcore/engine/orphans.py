@@ -110,7 +110,11 @@ def _is_empty(world: World, tree: Hierarchy, groups: list[Orphan]) -> bool:
 
 
 def _children(world: World, folder: str) -> list[str]:
-    return [name for name in world.fs.listdir(folder) if world.fs.is_dir(f"{folder}/{name}")]
+    """The groups in a group; none where it vanished, since nobody holds the lock while it is looked at."""
+    try:
+        return [name for name in world.fs.listdir(folder) if world.fs.is_dir(f"{folder}/{name}")]
+    except FileNotFoundError:
+        return []
 
 
 def _cpus(world: World, tree: Hierarchy, group: str) -> CpuSet:
