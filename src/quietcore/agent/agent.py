@@ -73,6 +73,7 @@ class Agent:
         self._smt = self.state.cpus.smt
         self._due: dict[VmName, Cause] = {}
         self._ended: Cause | None = None
+        self._revived = False
         self._failed: frozenset[VmName] = frozenset()
         self._everyone: Cause | None = None
         self._everyone_at_s = 0.0
@@ -120,17 +121,18 @@ class Agent:
         now = self.world.clock()
         self._ended = Cause(at_s=now, by="start")
         self._mark_everyone("start", now)
+        first = frozenset(self._due)
         self._resync_at_s = now
         self._work()
-        while not self._has_seen_all() and not stopping():
+        while not self._has_seen(first) and not stopping():
             self.world.sleep(max(_RETRY_S, self._retry_at_s - self.world.clock()))
             self.step(0)
         self.log.add("agent-started", vms=len(self.caretaker.vms))
 
-    def _has_seen_all(self) -> bool:
-        """Whether the first pass is complete: what ended was looked at, and every VM is right or told to be wrong."""
-        seen = (self.caretaker.vms.get(vm) for vm in self._due)
-        return self._orphans is not None and self._ended is None and all(known is not None and known.trouble for known in seen)
+    def _has_seen(self, first: frozenset[VmName]) -> bool:
+        """Whether what ended was looked at, and each of the first VMs is right, told to be wrong, or gone. Later ones need not be."""
+        here = [self.caretaker.vms.get(vm) for vm in first & {entry.vm for entry in self.caretaker.running()}]
+        return self._revived and self._orphans is not None and all(known and (known.right or known.trouble) for known in here)
 
     def close(self) -> None:
         """Give the selector back; VMs run on."""
@@ -276,7 +278,7 @@ class Agent:
         if self._ended is None and (due is None or due > now):
             return
         outcomes = self._revival.run(self._failed)
-        self._ended, self._failed = None, frozenset()
+        self._ended, self._failed, self._revived = None, frozenset(), True
         for outcome in outcomes:
             if outcome.refusal is None:
                 self._due.setdefault(outcome.vm, Cause(at_s=now, by="ledger"))
