@@ -94,6 +94,22 @@ def test_a_rewritten_cpuset_is_written_back(cared):
     assert path.read_text() == "1\n"
 
 
+@pytest.mark.parametrize("kind", [one for one in KINDS if one != "v1 libvirt"])  # cgroup v1 lets no group be narrower than one below it
+def test_a_cpuset_of_the_whole_vm_that_lacks_cpus_is_widened(tmp_path, kind):
+    host = FakeHost(tmp_path, **KINDS[kind])
+    host.program().apply(spec("a"), "text")
+    cared = Cared(host)
+    cared.settle()
+    threads = cared.engine.observation(A).census.threads
+    home = host.fs.path(f"{host.fs.mount}{cared.vcpu('a').cgroup}").parent
+    (home / "cpuset.cpus").write_text("2\n")
+    assert cared.settle() == ["drift-repaired"]
+    assert cared.engine.observation(A).census.threads == threads
+    assert cared.engine.verify(cared.engine.view(A)).ok
+    host.program().apply(spec("b"), "text")
+    assert all(cared.engine.verify(cared.engine.view(vm)).ok for vm in (A, B))
+
+
 def test_a_partition_that_the_kernel_dropped_is_made_again(tmp_path):
     cared = partitioned(tmp_path, spec("a"))
     state = cared.host.fs.path(f"{cared.host.fs.mount}{cared.vcpu('a').cgroup}/cpuset.cpus.partition")

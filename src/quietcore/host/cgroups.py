@@ -154,6 +154,7 @@ def facts(fs: HostFs, tree: Hierarchy, groups: Groups, probe: Probe) -> CgroupFa
     quotas = {group: _quota(fs, bare, group) for group in bare.quota_groups}
     return replace(
         bare,
+        home_cpus=CpuSet.parse(fs.read_or(bare.file(groups.home, "cpuset.cpus"), "")),
         exclusive=MappingProxyType({level: CpuSet.parse(text) for level, text in exclusive.items() if text != _ABSENT}),
         partition_states=MappingProxyType({group: state for group, state in states.items() if state}),
         quotas=MappingProxyType({group: quota for group, quota in quotas.items() if quota}),

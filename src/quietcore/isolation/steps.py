@@ -123,6 +123,8 @@ def _partition(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator
     if whole and partition_cpus(plan):  # else its CPUs are offline, and the kernel lets it use those above
         yield SetValue(path=facts.file(facts.home, "cpuset.cpus"), value=str(partition_cpus(plan)), readback="cpus")
         yield SetValue(path=facts.file(facts.home, "cpuset.cpus.partition"), value="isolated")
+    if not whole:
+        yield from _widened_home(everything(plan) - partition_cpus(plan), facts)
     # First, because a sibling whose cpuset.cpus still holds a CPU makes its partition invalid ("not exclusive", seen on 6.12).
     yield from _rest(plan, facts, whole=whole)
     for thread in sorted(census.vcpus, key=lambda one: has_own_cpu(plan, one.vcpu)):  # shared vCPUs first, for the same reason
@@ -160,8 +162,15 @@ def _threaded(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator[
         yield from _threaded_group(facts, f"{facts.home}/{HOUSEKEEPING}")
         for thread in census.vcpus:
             yield from _threaded_group(facts, vcpu_group(facts, thread.vcpu or 0))
+    yield from _widened_home(everything(plan) | facts.root_cpus, facts)
     yield from _cpusets(plan, census, facts)
     yield from _weights(plan, census, facts)
+
+
+def _widened_home(cpus: CpuSet, facts: CgroupFacts) -> Iterator[Step]:
+    """libvirt names no CPUs for the group of the whole VM; where somebody else did, they must be all that its threads need."""
+    if facts.layout == "libvirt" and facts.home_cpus:
+        yield SetValue(path=facts.file(facts.home, "cpuset.cpus"), value=str(cpus), readback="cpus")
 
 
 def _weights(plan: Plan, census: ThreadCensus, facts: CgroupFacts) -> Iterator[Step]:

@@ -23,6 +23,7 @@ class CgroupFacts:
     everything (`cgroup_controllers = []`, a launcher pod), `none` where no cpuset can be written.
     `home` is the group that holds all threads of the VM: libvirt's, or the one that we make in the bare layout.
     `partitions` is what a probe in scratch groups found; `why_not` is the sentence where it found that they do not work.
+    `home_cpus` are those that `home` names itself; none where it leaves that to the groups above, as libvirt's does on cgroup v2.
     `exclusive` holds cpuset.cpus.exclusive of `home` and every group above it; `quotas` the finite CPU quotas of `quota_groups`:
     the vCPUs' groups and all above them, which on cgroup v1 are in the cpu hierarchy, mounted at `quota_mount`. `weights` says
     whether the cpu controller reaches the vCPUs' groups.
@@ -37,6 +38,7 @@ class CgroupFacts:
     emulator_group: str = ""
     partitions: bool = False
     why_not: str = ""
+    home_cpus: CpuSet = CpuSet()
     exclusive: Mapping[str, CpuSet] = field(default_factory=lambda: MappingProxyType({}))
     partition_states: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     quotas: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
