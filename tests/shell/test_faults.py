@@ -139,13 +139,14 @@ def moments(name: str) -> tuple[str, ...]:
     return ("before",) if name.startswith(("open", "os.")) else ("before", "after")
 
 
+DERIVED = {"agent start", "defrag", "move memory", "sandbox create", "sandbox empties", "sandbox grows", "swap"}
+"""These do what `run`, `repin` or `adopt` does and a little more, so that not every kind of host is needed again."""
 CASES = [
     (kind, name)
     for kind in KINDS
     for name in OPERATIONS
-    if name not in {"agent start", "defrag", "move memory", "swap"} or kind in {"v1 libvirt", "v2 libvirt partitions", "v2 bare threaded"}
+    if name not in DERIVED or kind in {"v1 libvirt", "v2 libvirt partitions", "v2 bare threaded"}
 ]
-"""These do what `repin` or `run` does and a little more, so that not every kind of host is needed again."""
 
 
 @pytest.mark.parametrize(("kind", "operation"), CASES)
