@@ -15,6 +15,7 @@ from typing import Final, Self
 from quietcore.model import CpuSet
 
 CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
+CPUS: Final = Path("/sys/devices/system/cpu")
 PATIENCE_S: Final = 60
 """How long a state may take to appear: the host's cores are shared, so this is generous and no measure of anything."""
 

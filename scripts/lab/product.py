@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
-from lab.inside import CGROUP_ROOT, Cgroup, allowed
+from lab.inside import CGROUP_ROOT, CPUS, Cgroup, allowed, eventually, read
 from quietcore.cli.main import run_cli
 from quietcore.model import CpuSet
 
@@ -38,6 +38,14 @@ def quietcore(*words: str) -> Answer:
     with redirect_stdout(out), redirect_stderr(err):
         code = run_cli(list(words))
     return Answer(code=int(code), out=out.getvalue(), err=err.getvalue())
+
+
+def delete_all(folder: Path) -> None:
+    """Delete the VMs whose manifests (NAME.yaml) lie in a folder; then every CPU must be everybody's again."""
+    for file in sorted(folder.glob("*.yaml")):
+        deleted = quietcore("delete", file.stem, "--now", "--ignore-not-found")
+        assert deleted.code == 0, deleted.err
+    eventually(lambda: allowed(1) == CpuSet.parse(read(CPUS / "online")), "a deleted VM keeps CPUs")
 
 
 def configure(text: str = HERE) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from lab import product
-from lab.inside import CGROUP_ROOT, Cgroup, allowed, eventually, read, restored, write
+from lab.inside import CGROUP_ROOT, CPUS, Cgroup, eventually, read, restored, write
 from quietcore.model import CpuSet
 
 pytestmark = pytest.mark.lab
-CPUS = Path("/sys/devices/system/cpu")
 UNITS = Path(__file__).parents[2] / "packaging" / "systemd"
 AGENT = f"{product.HERE}[agent]\nresync_seconds = 5\n"
 
@@ -74,9 +73,7 @@ def run(agent, tmp_path):
         return product.RunningVm.of(name)
 
     yield start
-    for file in sorted(tmp_path.glob("*.yaml")):
-        assert product.quietcore("delete", file.stem, "--now", "--ignore-not-found").code == 0
-    eventually(lambda: allowed(1) == CpuSet.parse(read(CPUS / "online")), "a deleted VM keeps CPUs")
+    product.delete_all(tmp_path)
 
 
 def in_place(vm):

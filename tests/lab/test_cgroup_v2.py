@@ -8,12 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from lab.inside import CGROUP_ROOT, ThreadedProcess, allowed, cgroup_of, eventually, read, restored, run_time_ns, scratch_group, write
+from lab.inside import CGROUP_ROOT, CPUS, ThreadedProcess, allowed, cgroup_of, eventually, read, restored, run_time_ns, scratch_group, write
 from lab.machines import OLDER
 from quietcore.model import CpuSet
 
 pytestmark = pytest.mark.lab
-CPUS = Path("/sys/devices/system/cpu")
 WORKQUEUES = Path("/sys/devices/virtual/workqueue/cpumask")
 
 

@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 
 from lab import product
-from lab.inside import CGROUP_ROOT, allowed, cgroup_of, eventually, read, restored, run_time_ns, write
+from lab.inside import CGROUP_ROOT, CPUS, allowed, cgroup_of, eventually, read, restored, run_time_ns, write
 from quietcore.cli.context import App, read_config
 from quietcore.engine.repin import move_to, repin
 from quietcore.host.topology import read_machine
 from quietcore.model import CpuSet, VmName
 
 pytestmark = pytest.mark.lab("2s4n16c", "systemd")
-CPUS = Path("/sys/devices/system/cpu")
 NODES = Path("/sys/devices/system/node")
 BUSY = bytes([0xBA, 0xF8, 0x03, 0xB0, ord("P"), 0xEE, 0xEB, 0xFE])  # mov dx,3f8h; mov al,'P'; out dx,al; jmp $
 SAMPLER = """
@@ -95,10 +94,7 @@ def run(hypervisor, tmp_path):
         return vm
 
     yield start
-    for file in sorted(tmp_path.glob("*.yaml")):
-        deleted = product.quietcore("delete", file.stem, "--now", "--ignore-not-found")
-        assert deleted.code == 0, deleted.err
-    eventually(lambda: allowed(1) == CpuSet.parse(read(CPUS / "online")), "a deleted VM keeps CPUs")
+    product.delete_all(tmp_path)
     assert hypervisor.listAllDomains() == []
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab import product
-from lab.inside import CGROUP_ROOT, Cgroup, allowed, eventually, read, restored, run_time_ns, write
+from lab.inside import CGROUP_ROOT, CPUS, Cgroup, allowed, eventually, read, restored, run_time_ns, write
 from lab.machines import OLDER
 from quietcore.host.fs import HostFs
 from quietcore.host.threads import kernel_tasks
@@ -19,7 +19,6 @@ from quietcore.model import CpuSet
 from quietcore.proof import Tally, Tasks, attribute, parse_trace
 
 pytestmark = pytest.mark.lab
-CPUS = Path("/sys/devices/system/cpu")
 PAGE = 2 << 20
 PASSTHROUGH = {"numa": {"guestMappingPassthrough": {}}}
 
@@ -37,10 +36,7 @@ def run(hypervisor, tmp_path):
         return product.RunningVm.of(name) if code == 0 else answer
 
     yield start
-    for file in sorted(tmp_path.glob("*.yaml")):
-        deleted = product.quietcore("delete", file.stem, "--now", "--ignore-not-found")
-        assert deleted.code == 0, deleted.err
-    eventually(lambda: allowed(1) == CpuSet.parse(read(CPUS / "online")), "a deleted VM keeps CPUs")
+    product.delete_all(tmp_path)
     assert hypervisor.listAllDomains() == []
 
 

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 
 from lab import product
-from lab.inside import CGROUP_ROOT, Cgroup, allowed, cgroup_of, eventually, read
+from lab.inside import CGROUP_ROOT, CPUS, Cgroup, allowed, cgroup_of, eventually, read
 from quietcore.model import CpuSet
 
 pytestmark = pytest.mark.lab("2s4n16c")
-CPUS = Path("/sys/devices/system/cpu")
 XML = """
 <domain type='qemu'>
   <name>pod7</name>

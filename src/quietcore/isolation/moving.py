@@ -25,7 +25,8 @@ def moved_vcpus(here: Plan, there: Plan) -> tuple[int, ...]:
 
 def move_order(here: Plan, there: Plan) -> tuple[int, ...]:
     """The moved vCPUs in an order in which each one's new CPU was left before; those that swap among each other come last."""
-    return _order(here, there)[0] + _order(here, there)[1]
+    order, ring = _order(here, there)
+    return order + ring
 
 
 def _order(here: Plan, there: Plan) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -284,8 +284,9 @@ class _Search:
             one = self.tenants[number]
             there = move(one.pod, self.machine, self.ledger, self.options, one.plan, cpus=CpuSet(cpus), fewest=True)
             wanted = CpuSet(cpus) | (one.plan.exclusive - one.leavable)
-            sound = isinstance(there, Plan) and there.exclusive == wanted
-            self.places[number, cpus] = Relocation(here=one.plan, there=there) if sound and isinstance(there, Plan) else None
+            self.places[number, cpus] = (
+                Relocation(here=one.plan, there=there) if isinstance(there, Plan) and there.exclusive == wanted else None
+            )
         return self.places[number, cpus]
 
     def _leaving(self, number: int, count: int) -> Iterator[int]:
