@@ -180,7 +180,6 @@ class Engine:
 
     def repin(self, vm: VmName, *, cpus: CpuSet | None = None, memory: bool = False) -> Move | Refusal | None:
         """Move a running VM's vCPUs to these CPUs, or somewhere better, and its memory with them. None when there is no such VM."""
-        from quietcore.engine.memory import bring_memory, memory_elsewhere
         from quietcore.engine.repin import Move, plan_move, repin
 
         with self._changing() as (machine, ledger):
@@ -191,6 +190,8 @@ class Engine:
             if isinstance(step, Move):
                 repin(self.world, machine, ledger, (step,))
                 if step.memory is not None:
+                    from quietcore.engine.memory import bring_memory, memory_elsewhere  # brings lxml, which no other move needs
+
                     if step.there == step.here:  # the books say so already, but pages were left behind
                         bring_memory(self.world, entry, step.here, step.there)
                     after = memory_elsewhere(self.world, entry, step.memory.nodes)
