@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
-import shutil
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +14,7 @@ from quietcore.host.fs import HostFs
 from quietcore.host.threads import ThreadControl
 from quietcore.model import CpuSet, VmName
 from tests.shell.fake_agent import begun
-from tests.shell.fake_host import FakeHost, Faults, Killed
+from tests.shell.fake_host import FakeHost, Faults, Killed, again
 from tests.shell.foreign import AGENT, foreign
 from tests.shell.numa_host import NumaHost
 from tests.shell.test_defrag import scattered, whole_cores
@@ -65,19 +62,8 @@ def recovered(operation: str, host: FakeHost) -> None:
 
 
 def prepared(root, kind, names) -> FakeHost:
-    """A host with these VMs at `root`: made once, then copied, because the copy is much quicker."""
-    model = root.with_name("-".join((root.name, kind, *names)))
-    if not model.exists():
-        shutil.rmtree(root, ignore_errors=True)
-        MADE[model] = made(root, kind, names)
-        shutil.copytree(root, model)
-    shutil.rmtree(root)
-    shutil.copytree(model, root)
-    return copy.deepcopy(MADE[model])
-
-
-MADE: dict[Path, FakeHost] = {}
-"""Folder of a model -> what a host remembers besides its folder."""
+    """A host with these VMs at `root`."""
+    return again(root, made, kind, names)
 
 
 def made(root, kind, names) -> FakeHost:

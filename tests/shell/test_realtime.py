@@ -11,7 +11,7 @@ import pytest
 from quietcore.engine import Wanted
 from quietcore.errors import OperationFailed, UndoFailed
 from quietcore.model import CpuSet, MemorySpec, VmName
-from tests.shell.fake_host import Faults, Killed
+from tests.shell.fake_host import Faults, Killed, again
 from tests.shell.foreign import foreign
 from tests.shell.realtime_host import CPU, THROTTLE, RealtimeHost, fair_server, furnish, realtime
 from tests.shell.test_adopt import everything
@@ -252,9 +252,7 @@ OPERATIONS = {
 }
 
 
-def prepared(root, kind, names) -> RealtimeHost:
-    if root.exists():
-        shutil.rmtree(root)
+def made(root, kind, names) -> RealtimeHost:
     root.mkdir()
     host = RealtimeHost(root, **KINDS[kind])
     for name in names:
@@ -267,7 +265,7 @@ def prepared(root, kind, names) -> RealtimeHost:
 @pytest.mark.parametrize("fault", ["error", "kill"])
 def test_a_fault_at_any_write_leaves_the_host_as_before_or_as_after(tmp_path, kind, operation, fault):
     act, names = OPERATIONS[operation]
-    host = prepared(tmp_path / "h", kind, names)
+    host = again(tmp_path / "h", made, kind, names)
     before = snapshot(host)
     counting = Faults()
     act(host.program(counting))
@@ -278,7 +276,7 @@ def test_a_fault_at_any_write_leaves_the_host_as_before_or_as_after(tmp_path, ki
         if fault == "error" and probes(counting.names, number):
             continue
         for moment in ("before", "after"):
-            host = prepared(tmp_path / "h", kind, names)
+            host = again(tmp_path / "h", made, kind, names)
             with contextlib.suppress(OperationFailed, UndoFailed, Killed):
                 act(host.program(Faults(at=number, kind=fault, moment=moment)))
             if fault == "kill" or snapshot(host) not in (before, after):
