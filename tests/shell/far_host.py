@@ -6,7 +6,6 @@ begun is carried out whole, whether or not its caller still lives. Ledger and VM
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
 import traceback
@@ -22,8 +21,7 @@ from quietcore.host.fs import HostFs
 from quietcore.virt import HypervisorError
 from quietcore.virt.events import DomainEvents
 from tests.shell.fake_host import FakeHost, Faults
-
-FORK = multiprocessing.get_context("fork")
+from tests.shell.processes import FORK, started
 
 
 class Calls:
@@ -117,8 +115,7 @@ def program_of(host: FakeHost, act: Callable[[FarHost], object]) -> Iterator[tup
             os._exit(70)
         os._exit(0)
 
-    process = FORK.Process(target=main)
-    process.start()
+    process = started(main)
     there.close()
     try:
         yield process, here

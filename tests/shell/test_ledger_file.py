@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import stat
@@ -20,9 +19,8 @@ from quietcore.machines import parse_spec
 from quietcore.model import CpuSet, Entry, Ledger, Options, Plan, Refusal, VmName
 from quietcore.placement import admit
 from quietcore.pod import launcher_pod
+from tests.shell.processes import started
 from tests.vm_specs import dedicated, plan_for
-
-FORK = multiprocessing.get_context("fork")
 
 
 def booked(name: str = "a", cpus: list[int | None] | None = None) -> Entry:
@@ -171,9 +169,7 @@ def requests(directory: Path, worker: int, count: int) -> None:
 
 
 def test_two_hundred_requests_of_four_processes_give_no_cpu_two_owners(tmp_path):
-    workers = [FORK.Process(target=requests, args=(tmp_path, worker, 50)) for worker in range(4)]
-    for worker in workers:
-        worker.start()
+    workers = [started(requests, tmp_path, worker, 50) for worker in range(4)]
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
@@ -185,9 +181,7 @@ def test_a_process_that_is_killed_inside_gives_the_lock_back(books):
         with books.locked():
             os._exit(9)
 
-    holder = FORK.Process(target=hold)
-    holder.start()
-    holder.join()
+    started(hold).join()
     with books.locked(timeout_s=0.05):
         assert books.load().find(VmName(name="a")) is not None
 
