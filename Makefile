@@ -3,7 +3,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup check fmt lock demo test test-fast fast-pure fast-shell test-libvirt test-lab soak lab bench install uninstall clean
+.PHONY: help setup check fmt lock demo test test-fast test-libvirt test-lab soak lab bench install uninstall clean
 help: ## Print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -33,14 +33,10 @@ test: ## All levels, each with its time (root; about 30 minutes)
 	bash scripts/setup.sh python test lab
 	bash scripts/levels.sh check fast libvirt lab
 
+FAST := tests/shell tests/unit tests/property tests/golden tests/conformance
+WORKERS := --numprocesses=$$(nproc) --maxprocesses=4 --dist=worksteal # each worker collects everything for itself: a few are enough
 test-fast: check ## Everything that needs neither libvirt nor a lab
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going fast-pure fast-shell
-
-fast-pure: # its two halves, at once
-	$(BIN)/pytest -q tests/unit tests/property tests/golden tests/conformance
-
-fast-shell:
-	$(BIN)/pytest -q tests/shell
+	$(BIN)/pytest -q $(WORKERS) $(FAST)
 
 test-libvirt: $(VENV)/.ready ## The tests with a real libvirt and QEMU (root; a private libvirtd)
 	bash scripts/setup.sh test
