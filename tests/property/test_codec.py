@@ -1,5 +1,6 @@
 """The books as JSON: whatever the model can hold reads back equal, and nothing else is taken for it."""
 
+import functools
 import json
 import types
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ LEAVES: dict[Any, st.SearchStrategy[Any]] = {
 }
 
 
+@functools.cache  # hypothesis looks at each new strategy for longer than it draws from it
 def values(wanted: Any) -> st.SearchStrategy[Any]:
     """Any value of a type of the model, by its annotations: a new field is tried without a word here."""
     origin, arguments = get_origin(wanted), get_args(wanted)
