@@ -42,9 +42,10 @@ def interrupts_away(world: World, ledger: Ledger) -> Ledger:
         except OperationFailed:
             unmovable.add(int(step.path.split("/")[3]))  # the kernel keeps it: verify says so
     rest = ledger.irqs if owned else {}
-    ledger = replace(ledger, irqs=MappingProxyType(dict(rest)), unmovable_irqs=frozenset(unmovable))
-    world.books.save(ledger)
-    return ledger
+    after = replace(ledger, irqs=MappingProxyType(dict(rest)), unmovable_irqs=frozenset(unmovable))
+    if after != ledger:
+        world.books.save(after)
+    return after
 
 
 def interrupts_back(world: World, ledger: Ledger) -> None:
