@@ -17,11 +17,16 @@ LIBVIRTD_CONF: Final = 'auth_unix_rw = "none"\nauth_unix_ro = "none"\nunix_sock_
 # remember_owner 0: the overlay has no extended attributes for it. stdio_handler file: there is no virtlogd.
 QEMU_CONF: Final = 'user = "root"\ngroup = "root"\nsecurity_driver = "none"\nremember_owner = 0\nnamespaces = []\nstdio_handler = "file"\n'
 SOCKET: Final = Path("/run/libvirt/libvirt-sock")
+UNUSED: Final = ("qemu-system-i386",)
+"""Before it answers, libvirt asks each emulator that it finds for its capabilities, seconds each, and no setting keeps it from that."""
 
 
 @contextmanager
 def libvirtd() -> Iterator[Path]:
     """Run libvirtd for as long as the context lasts; the path of its log. Its domains are not stopped with it."""
+    for name in UNUSED:
+        if program := shutil.which(name):
+            subprocess.run(["mount", "--bind", "/dev/null", program], check=True)  # no program: libvirt passes it over
     (CONFIGURATION / "libvirtd.conf").write_text(LIBVIRTD_CONF)
     (CONFIGURATION / "qemu.conf").write_text(QEMU_CONF)
     shutil.rmtree(CONFIGURATION / "qemu/networks/autostart", ignore_errors=True)
