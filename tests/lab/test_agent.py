@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,17 @@ class Agent:
 
     def __init__(self, folder):
         self.log = folder / "agent.log"
+        self.since = 0
         with self.log.open("wb") as stream:
             self.process = subprocess.Popen([sys.executable, "-m", "quietcore", "agent"], stdout=stream, stderr=stream)
         self.expect("agent-started")
 
+    def said(self):
+        return self.log.read_text().splitlines()
+
     def told(self, word, *parts):
-        return [line for line in self.log.read_text().splitlines() if line.startswith(word) and all(part in line for part in parts)]
+        """Its lines since the test began."""
+        return [line for line in self.said()[self.since :] if line.startswith(word) and all(part in line for part in parts)]
 
     def expect(self, word, *parts):
         eventually(lambda: self.told(word, *parts), f"no {word} {parts}: {self.log.read_text()}")
@@ -53,26 +59,53 @@ class Agent:
         return self.process.wait(60)
 
 
-@pytest.fixture
-def agent(hypervisor, tmp_path):
+@pytest.fixture(scope="module")
+def agents(hypervisor, tmp_path_factory):
+    """Gives the agent that tests share, with nothing told yet; one that has ended is followed by another."""
+    del hypervisor
     product.configure(AGENT)
-    running = Agent(tmp_path)
-    yield running
-    assert running.end() == 0
+    running = []
+
+    def current():
+        if not running or running[-1].process.poll() is not None:
+            running.append(Agent(tmp_path_factory.mktemp("agent")))
+        running[-1].since = len(running[-1].said())
+        return running[-1]
+
+    yield current
+    assert [one.end() for one in running] == [0] * len(running)
 
 
 @pytest.fixture
-def run(agent, tmp_path):
+def agent(agents):
+    one = agents()
+    yield one
+    assert one.process.poll() is None, one.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def standing(agents, tmp_path_factory):
+    """The VM that tests share, one at a time."""
+    agents()
+    one = product.Standing(partial(product.start, tmp_path_factory.mktemp("vms")))
+    yield one
+    one.end()
+
+
+@pytest.fixture
+def steady(agent, standing):
+    """A VM of two vCPUs on the two threads of a core; the test may spoil it and must see the agent mend it."""
+    del agent
+    with standing.lent("steady", topology=(1, 1, 2)) as vm:
+        yield vm
+
+
+@pytest.fixture
+def run(agent, standing, tmp_path):
     """Start VMs through the agent; at the end they are deleted and every CPU is everybody's again."""
-
-    def start(name, **shape):
-        file = tmp_path / f"{name}.yaml"
-        file.write_text(product.manifest(name, **shape))
-        answer = product.quietcore("run", "-f", str(file), "-o", "json")
-        assert answer.code == 0, answer.err + answer.out
-        return product.RunningVm.of(name)
-
-    yield start
+    del agent
+    standing.end()
+    yield partial(product.start, tmp_path)
     product.delete_all(tmp_path)
 
 
@@ -82,64 +115,6 @@ def in_place(vm):
 
 def sound(name):
     return product.quietcore("verify", name).code == 0
-
-
-@pytest.mark.lab("2s4n16c", "systemd")
-def test_the_kernels_events_reach_the_agent(agent):
-    assert not agent.told("no-process-events")
-
-
-@pytest.mark.lab("2s4n16c", "systemd")
-def test_a_vcpu_thread_that_leaves_for_any_group_is_put_back_at_once(run, agent):
-    vm = run("moved", topology=(1, 2, 1))
-    home = vm.group_of_vcpu(0)
-    agent.repairs_at_once(lambda: Cgroup(home.path.parent / "emulator").set("cgroup.threads", vm.vcpu_tids[0]), "vCPU 0")
-    agent.until(lambda: vm.group_of_vcpu(0) == home and in_place(vm) and sound("moved"), "it stays away")
-    care = product.RunningVm.of("moved").described["agent"]
-    assert care["lastReactionSeconds"] > 0
-
-
-def test_a_partition_that_becomes_invalid_is_made_again(run, agent):
-    vm = run("invalid", topology=(1, 2, 1))
-    group = vm.group_of_vcpu(0)
-    Cgroup(group.path.parent).set("cpuset.cpus.exclusive", vm.pcpus[1])
-    agent.expect("drift-repaired", "cpuset.cpus.exclusive")
-    agent.until(lambda: group.get("cpuset.cpus.partition") == "isolated" and in_place(vm) and sound("invalid"), "it stays invalid")
-
-
-def test_a_quota_is_lifted_at_once(run, agent):
-    vm = run("quota", topology=(1, 2, 1))
-    agent.repairs_at_once(lambda: vm.group_of_vcpu(0).set("cpu.max", "20000 100000"), "cpu.max")
-    agent.until(lambda: vm.group_of_vcpu(0).get("cpu.max").startswith("max") and sound("quota"), "the quota stays")
-
-
-def test_a_cpu_that_goes_offline_is_told_and_its_vcpu_is_put_back_when_it_returns(run, agent):
-    vm = run("offline", topology=(1, 2, 1))
-    with restored(CPUS / f"cpu{vm.pcpus[1]}/online") as switch:
-        write(switch, "0")
-        agent.expect("finding", "cpu-offline", f"cpu {vm.pcpus[1]}")
-    agent.until(lambda: in_place(vm) and sound("offline"), "it does not return")
-
-
-def test_smt_that_is_switched_off_is_told(run, agent):
-    vm = run("siblings", topology=(1, 2, 2))
-    with restored(CPUS / "smt/control") as switch:
-        write(switch, "off")
-        agent.expect("finding", "smt-changed")
-        agent.expect("finding", "cpu-offline")
-    agent.until(lambda: in_place(vm) and sound("siblings"), "it does not return")
-
-
-def test_a_vcpu_that_is_plugged_in_gets_a_cpu_and_gives_it_back(run, agent, hypervisor):
-    vm = run("plugged", topology=(1, 1, 1), cpu={"maxSockets": 2})
-    domain = hypervisor.lookupByName("default_plugged")
-    domain.setVcpusFlags(2, 1)  # VIR_DOMAIN_AFFECT_LIVE
-    agent.expect("vcpu-plugged-in", "vcpu=1")
-    agent.until(lambda: len(product.RunningVm.of("plugged").dedicated) == 2 and sound("plugged"), "it has no CPU")
-    more = product.RunningVm.of("plugged")
-    assert in_place(more)
-    assert vm.dedicated < more.dedicated
-    assert CpuSet.parse(read(CGROUP_ROOT / "cpuset.cpus.isolated")) == more.dedicated
 
 
 def test_orphaned_claims_are_freed_before_anything_starts(hypervisor, tmp_path):
@@ -190,3 +165,58 @@ def test_the_units_start_in_order_and_keep_the_cpuset_controller(hypervisor):
         assert "cpuset" in Cgroup(CGROUP_ROOT / "machine.slice").get("cgroup.subtree_control").split()
     finally:
         subprocess.run(["systemctl", "stop", "quietcore-agent.service", "quietcore-vms.service"], check=True)
+
+
+@pytest.mark.lab("2s4n16c", "systemd")
+def test_the_kernels_events_reach_the_agent(agent):
+    assert not any(line.startswith("no-process-events") for line in agent.said())
+
+
+@pytest.mark.lab("2s4n16c", "systemd")
+def test_a_vcpu_thread_that_leaves_for_any_group_is_put_back_at_once(steady, agent):
+    home, repairs = steady.group_of_vcpu(0), product.RunningVm.of("steady").described["agent"]["repairs"]
+    agent.repairs_at_once(lambda: Cgroup(home.path.parent / "emulator").set("cgroup.threads", steady.vcpu_tids[0]), "vCPU 0")
+    agent.until(lambda: steady.group_of_vcpu(0) == home and in_place(steady) and sound("steady"), "it stays away")
+    care = product.RunningVm.of("steady").described["agent"]
+    assert care["repairs"] > repairs
+    assert care["lastReactionSeconds"] > 0
+
+
+def test_a_partition_that_becomes_invalid_is_made_again(steady, agent):
+    group = steady.group_of_vcpu(0)
+    Cgroup(group.path.parent).set("cpuset.cpus.exclusive", steady.pcpus[1])
+    agent.expect("drift-repaired", "cpuset.cpus.exclusive")
+    agent.until(lambda: group.get("cpuset.cpus.partition") == "isolated" and in_place(steady) and sound("steady"), "it stays invalid")
+
+
+def test_a_quota_is_lifted_at_once(steady, agent):
+    agent.repairs_at_once(lambda: steady.group_of_vcpu(0).set("cpu.max", "20000 100000"), "cpu.max")
+    agent.until(lambda: steady.group_of_vcpu(0).get("cpu.max").startswith("max") and sound("steady"), "the quota stays")
+
+
+def test_a_cpu_that_goes_offline_is_told_and_its_vcpu_is_put_back_when_it_returns(steady, agent):
+    with restored(CPUS / f"cpu{steady.pcpus[1]}/online") as switch:
+        write(switch, "0")
+        agent.expect("finding", "cpu-offline", f"cpu {steady.pcpus[1]}")
+    agent.until(lambda: in_place(steady) and sound("steady"), "it does not return")
+
+
+def test_smt_that_is_switched_off_is_told(steady, agent):
+    assert CpuSet.parse(read(CPUS / f"cpu{steady.pcpus[0]}/topology/thread_siblings_list")) == steady.dedicated
+    with restored(CPUS / "smt/control") as switch:
+        write(switch, "off")
+        agent.expect("finding", "smt-changed")
+        agent.expect("finding", "cpu-offline")
+    agent.until(lambda: in_place(steady) and sound("steady"), "it does not return")
+
+
+def test_a_vcpu_that_is_plugged_in_gets_a_cpu_and_gives_it_back(run, agent, hypervisor):
+    vm = run("plugged", topology=(1, 1, 1), cpu={"maxSockets": 2})
+    domain = hypervisor.lookupByName("default_plugged")
+    domain.setVcpusFlags(2, 1)  # VIR_DOMAIN_AFFECT_LIVE
+    agent.expect("vcpu-plugged-in", "vcpu=1")
+    agent.until(lambda: len(product.RunningVm.of("plugged").dedicated) == 2 and sound("plugged"), "it has no CPU")
+    more = product.RunningVm.of("plugged")
+    assert in_place(more)
+    assert vm.dedicated < more.dedicated
+    assert CpuSet.parse(read(CGROUP_ROOT / "cpuset.cpus.isolated")) == more.dedicated

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.lab("2s4n16c", "systemd")
 NODES = Path("/sys/devices/system/node")
 BUSY = bytes([0xBA, 0xF8, 0x03, 0xB0, ord("P"), 0xEE, 0xEB, 0xFE])  # mov dx,3f8h; mov al,'P'; out dx,al; jmp $
 SAMPLER = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 tids = [int(word) for word in sys.argv[1:]]
 seen = {tid: set() for tid in tids}
 stop = []
@@ -38,6 +39,7 @@ while not stop:
     rounds += 1
     if rounds == 1:
         print("sampling", flush=True)
+    time.sleep(0.001)  # what it watches shall have the CPUs of the emulating host
 print(json.dumps({"rounds": rounds, "seen": {tid: sorted(cpus) for tid, cpus in seen.items()}}))
 """
 
@@ -71,29 +73,62 @@ def busy_disk(path):
     return path
 
 
-@pytest.fixture
-def run(hypervisor, tmp_path):
-    """Start VMs whose vCPU 0 never rests; what is left of them at the end is deleted, and the host must then be as before."""
+def started(folder, name, **shape):
+    """A VM whose vCPU 0 never rests."""
+    disk = busy_disk(folder / f"{name}.disk")
+    wanted = json.loads(product.manifest(name, **shape))
+    wanted["spec"]["domain"]["devices"]["disks"] = [{"name": "boot", "disk": {"bus": "virtio"}}]
+    wanted["spec"]["volumes"] = [{"name": "boot", "hostDisk": {"path": str(disk), "type": "Disk"}}]
+    file = folder / f"{name}.yaml"
+    file.write_text(json.dumps(wanted))
+    done("run", "-f", str(file))
+    vm = product.RunningVm.of(name)
+    assert vm.mechanism == "partition"
+    console = Path(f"/var/lib/quietcore/vms/default_{name}/console.log")
+    eventually(lambda: "P" in console.read_text(errors="replace"), "the guest does not reach its loop")
+    return vm
+
+
+@pytest.fixture(scope="module")
+def standing(hypervisor, tmp_path_factory):
+    """The VM that tests share, one at a time."""
+
+    def as_before():
+        product.cpus_are_everybodys()
+        assert hypervisor.listAllDomains() == []
+
     product.configure()
-    disks = tmp_path / "disks"
-    disks.mkdir()
+    one = product.Standing(partial(started, tmp_path_factory.mktemp("moving")), home=back_home, ended=as_before)
+    yield one
+    one.end()
 
-    def start(name, **shape):
-        disk = busy_disk(disks / name)
-        wanted = json.loads(product.manifest(name, **shape))
-        wanted["spec"]["domain"]["devices"]["disks"] = [{"name": "boot", "disk": {"bus": "virtio"}}]
-        wanted["spec"]["volumes"] = [{"name": "boot", "hostDisk": {"path": str(disk), "type": "Disk"}}]
-        file = tmp_path / f"{name}.yaml"
-        file.write_text(json.dumps(wanted))
-        answer = product.quietcore("run", "-f", str(file), "-o", "json")
-        assert answer.code == 0, answer.err + answer.out
-        vm = product.RunningVm.of(name)
-        assert vm.mechanism == "partition"
-        console = Path(f"/var/lib/quietcore/vms/default_{name}/console.log")
-        eventually(lambda: "P" in console.read_text(errors="replace"), "the guest does not reach its loop")
-        return vm
 
-    yield start
+def back_home(vm):
+    """Onto the CPUs where it was before the test."""
+    name = vm.described["vm"]["name"]
+    if product.RunningVm.of(name).dedicated != vm.dedicated:
+        done("repin", name, "--cpus", str(vm.dedicated))
+
+
+@pytest.fixture
+def mover(standing):
+    """A VM of three vCPUs that may be moved about."""
+    with standing.lent("mover", topology=(1, 3, 1)) as vm:
+        yield vm
+
+
+@pytest.fixture
+def on_hugepages(standing):
+    """A VM of two vCPUs with its memory in hugepages."""
+    with standing.lent("huge", topology=(1, 2, 1), hugepages=True) as vm:
+        yield vm
+
+
+@pytest.fixture
+def run(hypervisor, standing, tmp_path):
+    """Start VMs whose vCPU 0 never rests; what is left of them at the end is deleted, and the host must then be as before."""
+    standing.end()
+    yield partial(started, tmp_path)
     product.delete_all(tmp_path)
     assert hypervisor.listAllDomains() == []
 
@@ -143,37 +178,38 @@ def done(*words):
     return answer
 
 
-@pytest.mark.parametrize("strategy", ["dedicated", "housekeeping"])
-def test_vcpus_go_straight_to_their_new_cpus(run, strategy):
-    isolate = {"isolateEmulatorThread": True} if strategy == "housekeeping" else {}
-    vm, found, here = run("mover", topology=(1, 2, 1), cpu=isolate), {}, places("mover")
-    wanted = 3 if isolate else 2
-    goal = CpuSet.from_iterable(sorted(online())[-wanted:])
+def test_vcpus_go_straight_to_their_new_cpus(mover):
+    goes_straight(mover, "mover", 3)
+
+
+def goes_straight(vm, name, cpus):
+    found, here = {}, places(name)
+    goal = CpuSet.from_iterable(sorted(online() - vm.dedicated)[-cpus:])
     with watched(here, found):
-        done("repin", "mover", "--cpus", str(goal))
-    there = product.RunningVm.of("mover")
+        done("repin", name, "--cpus", str(goal))
+    there = product.RunningVm.of(name)
     assert there.vcpu_tids == vm.vcpu_tids
     assert there.dedicated <= goal
     in_place(there)
-    at_most_once(found, here, places("mover"))
+    at_most_once(found, here, places(name))
     assert isolated() == there.dedicated
     still_runs(there.vcpu_tids[0])
 
 
-def test_vcpus_that_swap_their_cpus_go_straight_there_too(run):
-    run("swapper", topology=(1, 3, 1))
-    found, here = {}, places("swapper")
+def test_vcpus_that_swap_their_cpus_go_straight_there_too(mover):
+    del mover
+    found, here = {}, places("mover")
     world = App(config=read_config(None, None), quiet=True).world
     with world.books.locked():
         ledger = world.books.load()
-        entry = ledger.find(VmName(name="swapper"))
+        entry = ledger.find(VmName(name="mover"))
         machine = read_machine(world.fs, owned=ledger.owned)
         with watched(here, found):
             repin(world, machine, ledger, (move_to(entry, entry.plan, rotated(entry.plan, machine)),))
-    there = product.RunningVm.of("swapper")
+    there = product.RunningVm.of("mover")
     assert list(there.pcpus.values()) == [*list(here.values())[1:], here[there.vcpu_tids[0]]]
     in_place(there)
-    at_most_once(found, here, places("swapper"))
+    at_most_once(found, here, places("mover"))
     assert isolated() == there.dedicated
     still_runs(there.vcpu_tids[0])
 
@@ -186,13 +222,48 @@ def rotated(plan, machine):
     return replace(plan, vcpus=tuple(vcpus))
 
 
+def test_release_all_gives_every_cpu_back_and_the_vms_go_on_running(mover):
+    done("release", "--all")
+    assert isolated() == CpuSet()
+    assert {str(allowed(tid)) for tid in mover.vcpu_tids.values()} == {str(online())}
+    still_runs(mover.vcpu_tids[0])
+    done("repin", "mover")
+    again = product.RunningVm.of("mover")
+    in_place(again)
+    assert isolated() == again.dedicated
+
+
 @pytest.mark.lab("2s4n16c")
-def test_room_is_made_by_the_fewest_moves_and_nobody_else_is_touched(run, tmp_path):
-    for name, vcpus, cpus in (("spread", 5, "2,4,6,8,10"), ("single", 1, "12"), ("other", 1, "14")):
-        run(name, topology=(1, vcpus, 1))
-        done("repin", name, "--cpus", cpus)
-    names = ("spread", "single", "other")
-    wanted = tmp_path / "wanted.yaml"
+def test_memory_follows_its_vcpus_to_another_node_while_they_run(mover):
+    memory_follows(mover, "mover", 4)
+
+
+def test_vcpus_go_straight_beside_a_housekeeping_cpu_too(run):
+    goes_straight(run("kept", topology=(1, 2, 1), cpu={"isolateEmulatorThread": True}), "kept", 3)
+
+
+@contextmanager
+def cpus_for_vms(text):
+    """VMs get these CPUs only."""
+    product.configure(f'{product.HERE}[placement]\nreserved_cpus = "{CpuSet.range(16) - CpuSet.parse(text)}"\n')
+    try:
+        yield
+    finally:
+        product.configure()
+
+
+@pytest.mark.lab("2s4n16c")
+def test_room_is_made_by_the_fewest_moves_and_nobody_else_is_touched(run, hypervisor, tmp_path):
+    with cpus_for_vms("8,10,12,14"):  # a thread of each of four cores
+        for name, vcpus in (("spread", 3), ("other", 1)):
+            run(name, topology=(1, vcpus, 1))
+    with cpus_for_vms("8-15"):
+        room_is_made(tmp_path, hypervisor)
+
+
+def room_is_made(folder, hypervisor):
+    names = ("spread", "other")
+    wanted = folder / "wanted.yaml"
     wanted.write_text(whole_cores("wanted", 4))
     assert product.quietcore("plan", "-f", str(wanted)).code == 3
     found, here = {}, places(*names)
@@ -206,6 +277,8 @@ def test_room_is_made_by_the_fewest_moves_and_nobody_else_is_touched(run, tmp_pa
     for name in names:
         in_place(product.RunningVm.of(name))
     assert isolated() == CpuSet.from_iterable(there.values())
+    for name in names:
+        hypervisor.lookupByName(f"default_{name}").suspend()  # nothing more is asked of them: the start shall have the emulating host
     done("run", "-f", str(wanted))
     in_place(product.RunningVm.of("wanted"))
 
@@ -234,46 +307,52 @@ def share_on(node, pages):
 
 
 @pytest.mark.lab("2s4n16c")
-@pytest.mark.parametrize("hugepages", [False, True], ids=["ordinary pages", "hugepages"])
-def test_memory_follows_its_vcpus_to_another_node_while_they_run(run, hugepages):
-    vm = run("memory", topology=(1, 2, 1), guest="64Mi", hugepages=hugepages)
-    found, here = {}, places("memory")
-    size = 2048 if hugepages else 4
-    before = own_pages(vm)
-    assert share_on(0, before) > 0.9
-    free = int(read(NODES / "node2/hugepages/hugepages-2048kB/free_hugepages"))
+def test_hugepages_follow_too_and_all_of_them(on_hugepages):
+    free = free_hugepages(2)
+
+    def all_of_them(node):
+        assert {key: count for key, count in own_pages(on_hugepages).items() if key[1] == 2048} == {(node, 2048): 32}
+        assert free - free_hugepages(2) == (32 if node == 2 else 0)
+
+    memory_follows(on_hugepages, "huge", 2048, also=all_of_them)
+
+
+def free_hugepages(node):
+    return int(read(NODES / f"node{node}/hugepages/hugepages-2048kB/free_hugepages"))
+
+
+def memory_follows(vm, name, page_kib, also=lambda node: None):
+    """Move a VM with its memory to node 2 and back; `also` is asked on each of the two."""
+    found, here = {}, places(name)
+    (home,) = {cpu // 4 for cpu in vm.dedicated}
+    assert share_on(home, own_pages(vm)) > 0.9
     with watched(here, found):
-        moved = done("repin", "memory", "--cpus", "8-9", "--move-memory", "-o", "json").value
+        moved = done("repin", name, "--cpus", str(CpuSet.from_iterable(range(8, 8 + len(here)))), "--move-memory", "-o", "json").value
     assert moved["memory"]["nodes"] == [2]
-    assert {one["pageBytes"] for one in moved["memory"]["pages"]} == {4096, size << 10}
-    after = own_pages(vm)
-    assert share_on(2, after) > 0.9
-    if hugepages:
-        assert {key: count for key, count in after.items() if key[1] == size} == {(2, size): 32}
-        assert free - int(read(NODES / "node2/hugepages/hugepages-2048kB/free_hugepages")) == 32
-    at_most_once(found, here, places("memory"))
-    there = product.RunningVm.of("memory")
+    assert {one["pageBytes"] for one in moved["memory"]["pages"]} == {4096, page_kib << 10}
+    assert share_on(2, own_pages(vm)) > 0.9
+    also(2)
+    at_most_once(found, here, places(name))
+    there = product.RunningVm.of(name)
     in_place(there)
     assert {binding["node"] for binding in there.described["memory"]} == {2}
     assert {there.group_of_vcpu(vcpu).get("cpuset.mems") for vcpu in there.vcpu_tids} == {"2"}
     still_runs(there.vcpu_tids[0])
-    done("repin", "memory", "--cpus", ",".join(map(str, here.values())), "--move-memory")
-    assert share_on(0, own_pages(vm)) > 0.9
-    if hugepages:
-        assert own_pages(vm)[0, size] == 32
+    done("repin", name, "--cpus", str(vm.dedicated), "--move-memory")
+    assert share_on(home, own_pages(vm)) > 0.9
+    also(home)
 
 
 @pytest.mark.lab("2s4n16c")
-def test_memory_for_which_the_node_lacks_pages_is_refused_before_anything_moves(run):
-    vm = run("lacking", topology=(1, 1, 1), guest="64Mi", hugepages=True)
-    here = places("lacking")
+def test_memory_for_which_the_node_lacks_pages_is_refused_before_anything_moves(on_hugepages):
+    here = places("huge")
     with restored(NODES / "node3/hugepages/hugepages-2048kB/nr_hugepages") as pages:
         write(pages, "16")
-        refused = product.quietcore("repin", "lacking", "--cpus", "13", "--move-memory", "-o", "json")
+        refused = product.quietcore("repin", "huge", "--cpus", "12-13", "--move-memory", "-o", "json")
     assert refused.code == 3
     assert {"memory-on-node", "pages-on-node"} <= {one["constraint"] for one in refused.value["reasons"]}
-    assert places("lacking") == here
-    in_place(vm)
+    assert places("huge") == here
+    in_place(on_hugepages)
 
 
 FOREIGN = """
@@ -292,9 +371,9 @@ FOREIGN = """
 
 
 @pytest.fixture
-def foreign(hypervisor, tmp_path):
+def foreign(hypervisor, standing, tmp_path):
     """Somebody else's domain, with its vCPU threads; ended afterwards."""
-    product.configure()
+    standing.end()
     domain = hypervisor.createXML(FOREIGN.format(disk=busy_disk(tmp_path / "theirs")), 0)
     pid = int(read(f"/run/libvirt/qemu/{domain.name()}.pid"))
     names = {read(task / "comm"): int(task.name) for task in sorted(Path(f"/proc/{pid}/task").iterdir())}
@@ -329,15 +408,3 @@ def test_an_adopted_domain_gets_partitions_and_release_gives_back_exactly_what_w
     assert isolated() == CpuSet()
     assert (as_it_stands(pid), domain.XMLDesc()) == (before, xml)
     still_runs(tids[0])
-
-
-def test_release_all_gives_every_cpu_back_and_the_vms_go_on_running(run):
-    vm = run("free", topology=(1, 2, 1))
-    done("release", "--all")
-    assert isolated() == CpuSet()
-    assert {str(allowed(tid)) for tid in vm.vcpu_tids.values()} == {str(online())}
-    still_runs(vm.vcpu_tids[0])
-    done("repin", "free")
-    again = product.RunningVm.of("free")
-    in_place(again)
-    assert isolated() == again.dedicated

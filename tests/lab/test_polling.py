@@ -21,37 +21,56 @@ LIMIT_S = 240
 """How long one operation may take before it counts as hung. The lab's CPUs are emulated on shared cores: no measure of anything."""
 
 BOOT_SECTOR = bytes([0xBA, 0xF8, 0x03, 0xB0, ord("P"), 0xEE, 0xFA, 0xEB, 0xFE])  # mov dx,3f8h; mov al,'P'; out dx,al; cli; jmp $
-DISK = Path("/var/tmp/polling.img")
 THROTTLE = Path("/proc/sys/kernel/sched_rt_runtime_us")
 FAIR_SERVERS = Path("/sys/kernel/debug/sched/fair_server")
 TRACE = Path("/sys/kernel/tracing/instances/polling")
 PER_CPU = ("ksoftirqd", "rcuc", "ktimers")
 
 
-@pytest.fixture(params=["the kernel's safeties are on", "the kernel's safeties are off"])
-def polling(request, hypervisor, tmp_path):
-    """A VM of two vCPUs, of which vCPU 0 polls as SCHED_FIFO 10; afterwards the host is as before."""
-    off = request.param.endswith("off")
-    product.configure(f"{product.HERE}[realtime]\nallow_host_settings = {str(off).lower()}\n")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("polling")
+
+
+@pytest.fixture(scope="module")
+def standing(hypervisor, folder):
+    """The VM that tests share: two vCPUs, of which vCPU 0 polls as SCHED_FIFO 10. When it has ended, the host is as before."""
+    disk = folder / "disk"
+    disk.write_bytes(BOOT_SECTOR.ljust(510, b"\0") + b"\x55\xaa" + bytes((1 << 20) - 512))
     before = host_state()
-    DISK.write_bytes(BOOT_SECTOR.ljust(510, b"\0") + b"\x55\xaa" + bytes((1 << 20) - 512))
-    file = tmp_path / "polling.yaml"
-    file.write_text(manifest("polling"))
-    answer = product.quietcore("run", "-f", str(file), "-o", "json")
-    assert answer.code == 0, answer.err + answer.out
-    vm = product.RunningVm.of("polling")
-    try:
-        console = Path("/var/lib/quietcore/vms/default_polling/console.log")
+
+    def start(name, *, off):
+        product.configure(f"{product.HERE}[realtime]\nallow_host_settings = {str(off).lower()}\n")
+        file = folder / f"{name}.yaml"
+        file.write_text(manifest(name, disk))
+        answer = product.quietcore("run", "-f", str(file))
+        assert answer.code == 0, answer.err + answer.out
+        console = Path(f"/var/lib/quietcore/vms/default_{name}/console.log")
         eventually(lambda: "P" in console.read_text(errors="replace"), "the guest does not reach its loop")
-        yield vm, off
-    finally:
-        assert product.quietcore("delete", "polling", "--now").code == 0
-        DISK.unlink()
-    assert host_state() == before
-    assert hypervisor.listAllDomains() == []
+        return product.RunningVm.of(name)
+
+    def as_before():
+        assert host_state() == before
+        assert hypervisor.listAllDomains() == []
+
+    one = product.Standing(start, ended=as_before)
+    yield one
+    one.end()
 
 
-def manifest(name):
+@pytest.fixture(scope="module", params=["the kernel's safeties are on", "the kernel's safeties are off"])
+def off(request):
+    """Whether the VM may switch the kernel's safeties off."""
+    return request.param.endswith("off")
+
+
+@pytest.fixture
+def polling(standing, off):
+    with standing.lent("polling", off=off) as vm:
+        yield vm
+
+
+def manifest(name, disk):
     shape = json.loads(
         product.manifest(
             name,
@@ -62,7 +81,7 @@ def manifest(name):
     )
     shape["metadata"]["annotations"] = {"quietcore.io/realtime-priority": str(PRIORITY)}
     shape["spec"]["domain"]["devices"]["disks"] = [{"name": "boot", "disk": {"bus": "virtio"}}]
-    shape["spec"]["volumes"] = [{"name": "boot", "hostDisk": {"path": str(DISK), "type": "Disk"}}]
+    shape["spec"]["volumes"] = [{"name": "boot", "hostDisk": {"path": str(disk), "type": "Disk"}}]
     return json.dumps(shape)
 
 
@@ -84,14 +103,13 @@ def completes(*command):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_host_goes_on_working_beside_a_polling_real_time_vcpu(polling, tmp_path):
-    vm, off = polling
-    tid, cpu = vm.vcpu_tids[0], vm.pcpus[0]
+def test_the_host_goes_on_working_beside_a_polling_real_time_vcpu(polling, off, tmp_path):
+    tid, cpu = polling.vcpu_tids[0], polling.pcpus[0]
     assert (os.sched_getscheduler(tid), os.sched_getparam(tid).sched_priority) == (os.SCHED_FIFO, PRIORITY)
-    assert os.sched_getscheduler(vm.vcpu_tids[1]) == os.SCHED_OTHER
+    assert os.sched_getscheduler(polling.vcpu_tids[1]) == os.SCHED_OTHER
     assert {priority for _, priority in kernel_threads([cpu]).values()} == {PRIORITY + 1}
     assert (read(THROTTLE) == "-1", read(FAIR_SERVERS / f"cpu{cpu}/runtime") == "0") == (off, off)
-    assert any("fair server" in limit for limit in vm.described["limits"]) != off
+    assert any("fair server" in limit for limit in polling.described["limits"]) != off
     ran = run_time_ns(tid)
 
     completes("sh", "-c", "echo 1 > /proc/sys/vm/drop_caches")
@@ -99,10 +117,8 @@ def test_the_host_goes_on_working_beside_a_polling_real_time_vcpu(polling, tmp_p
     completes("modprobe", "-r", "dummy")
     enable = TRACE / "events/sched/sched_switch/enable"
     completes("sh", "-c", f"mkdir {TRACE} && echo 1 > {enable} && echo 0 > {enable} && rmdir {TRACE}")
-    second = tmp_path / "second.yaml"
-    second.write_text(product.manifest("second", topology=(1, 2, 1)))
-    assert product.quietcore("run", "-f", str(second)).code == 0
-    assert product.RunningVm.of("second").dedicated.isdisjoint(vm.dedicated)
+    second = product.start(tmp_path, "second", topology=(1, 2, 1))
+    assert second.dedicated.isdisjoint(polling.dedicated)
     assert product.quietcore("delete", "second", "--now").code == 0
 
     eventually(lambda: run_time_ns(tid) > ran, "the polling vCPU does not run")
@@ -111,19 +127,18 @@ def test_the_host_goes_on_working_beside_a_polling_real_time_vcpu(polling, tmp_p
 
 
 def test_its_memory_is_locked_and_no_other_thread_may_use_its_cpus(polling):
-    vm, _ = polling
-    (locked,) = (int(line.split()[1]) for line in read(f"/proc/{vm.pid}/status").splitlines() if line.startswith("VmLck:"))
+    (locked,) = (int(line.split()[1]) for line in read(f"/proc/{polling.pid}/status").splitlines() if line.startswith("VmLck:"))
     assert locked > 0
-    assert all(allowed(tid).isdisjoint(vm.dedicated) for tid in vm.other_tids)  # also the thread that preallocated the hugepages
+    assert all(allowed(tid).isdisjoint(polling.dedicated) for tid in polling.other_tids)  # also the thread that preallocated the hugepages
 
 
-def test_a_kernel_thread_that_somebody_lowered_is_found_and_raised_again(polling, tmp_path):
-    vm, _ = polling
-    (tid,) = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and read(path / "comm") == f"rcuc/{vm.pcpus[0]}")
+def test_a_kernel_thread_that_somebody_lowered_is_found_and_raised_again(polling, folder):
+    lowered = f"rcuc/{polling.pcpus[0]}"
+    (tid,) = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and read(path / "comm") == lowered)
     os.sched_setscheduler(tid, os.SCHED_FIFO, os.sched_param(1))
     answer = product.quietcore("verify", "polling", "-o", "json")
     found = [(one["code"], one["severity"], one["subject"]["id"]) for one in answer.value["findings"] if one["severity"] == "error"]
-    assert (answer.code, found) == (1, [("priority-inversion", "error", f"{tid} (rcuc/{vm.pcpus[0]})")])
-    assert product.quietcore("run", "-f", str(tmp_path / "polling.yaml")).code == 0
+    assert (answer.code, found) == (1, [("priority-inversion", "error", f"{tid} ({lowered})")])
+    assert product.quietcore("run", "-f", str(folder / "polling.yaml")).code == 0
     assert os.sched_getparam(tid).sched_priority == PRIORITY + 1
     assert product.quietcore("verify", "polling").code == 0
