@@ -16,7 +16,7 @@ from quietcore.model import CpuSet
 
 CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
 CPUS: Final = Path("/sys/devices/system/cpu")
-PATIENCE_S: Final = 60
+PATIENCE_S: Final = 300
 """How long a state may take to appear: the host's cores are shared, so this is generous and no measure of anything."""
 
 THREADS: Final = """

@@ -1,7 +1,8 @@
 """The pytest level: outside, a test marked `lab` is a report that arrives from inside a lab; inside, the same test really runs.
 
-Both sides collect the same files and give the same names, one per row of the table ("test_x[2s4n16c-6.12]"). Outside, the first test of
-a row boots its lab, which runs all selected tests of that row and writes their reports, serialized by pytest itself, to the shared folder.
+Both sides collect the same files and give the same names, one per row of the table ("test_x[2s4n16c-6.12]"). Outside, each row's lab is
+booted once; it runs all selected tests of that row and writes their reports, serialized by pytest itself, to the shared folder. As many
+labs run at once as this host has CPUs, because each keeps little more than one of them busy, and as fit into its memory.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -21,13 +22,14 @@ import pytest
 
 from lab.errors import LabUnavailableError
 from lab.machines import DEFAULT_MACHINE, Row, rows
-from lab.runner import Job, Lab, Outcome
+from lab.runner import Job, Lab, Outcome, free_memory_mib, needed_mib
 
 INSIDE: Final = os.environ.get("QUIETCORE_LAB", "")
 SELECTION, REPORTS = "selection", "reports"
 SHARED: Final = Path("/out")
-ROW_LIMIT_S, TEST_LIMIT_S = 300, 45
-"""A row may take this long, and this much longer for each of its tests; a single test inside is stopped after four times its share."""
+TEST_LIMIT_S, SILENCE_LIMIT_S = 900, 1200
+"""A test inside is stopped after the one, a lab from which no report came for the other is killed. Both mean that something hangs and say
+nothing about speed: tests of ten seconds have taken a minute on a host whose CPUs others used as well."""
 OUTPUT_TAIL: Final = 6000
 
 
@@ -75,6 +77,7 @@ class RowRun:
 
     def __init__(self, config: pytest.Config, row: Row, selected: list[str]) -> None:
         self.row = row
+        self.selected = selected
         self.arrived = 0
         self.outcome: Outcome | None = None
         self._config = config
@@ -91,7 +94,7 @@ class RowRun:
             folder=config.rootpath,
             environment={"PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "TERM": "dumb"},
             shared=self._shared,
-            limit_s=ROW_LIMIT_S + TEST_LIMIT_S * len(selected),
+            limit_s=SILENCE_LIMIT_S,
         )
         try:
             self._lab = self._stack.enter_context(Lab(job, output=self._output))
@@ -103,26 +106,24 @@ class RowRun:
         """End the lab, whatever it is doing."""
         self._stack.close()
 
-    def reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
-        """The reports of one test as they arrive; a failure with the lab's console when it ends without them."""
-        while True:
-            outcome = self._lab.advance()
-            self._read()
-            for report in self._waiting.pop(item.nodeid, []):
-                yield report
-                if report.when == "teardown":
-                    self.arrived += 1
-                    return
-            if outcome is not None:
-                yield failure(item, self._explain(outcome))
-                return
-            time.sleep(0.1)
-
-    def finish(self) -> None:
-        """Wait for the end of the lab after its last test."""
-        while self.outcome is None:
+    def look(self) -> None:
+        """Look once: at the lab, then at what it has written."""
+        if self.outcome is None:
             self.outcome = self._lab.advance()
-            time.sleep(0.05)
+            self._read()
+
+    def take(self, item: pytest.Item) -> tuple[list[pytest.TestReport], bool]:
+        """The reports of one test that have arrived since the last call, and whether they are its last.
+
+        Where the lab has ended without them, one failure with its console.
+        """
+        reports = self._waiting.pop(item.nodeid, [])
+        if any(report.when == "teardown" for report in reports):
+            self.arrived += 1
+            return reports, True
+        if self.outcome is not None:
+            return [*reports, failure(item, self._explain(self.outcome))], True
+        return reports, False
 
     def summary(self) -> str:
         """One line for the end of the run."""
@@ -136,7 +137,7 @@ class RowRun:
         )
 
     def _pytest(self) -> list[str]:
-        limits = ["-p", "pytest_timeout", f"--timeout={4 * TEST_LIMIT_S}"]
+        limits = ["-p", "pytest_timeout", f"--timeout={TEST_LIMIT_S}"]
         return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(self._config.rootpath), *limits]
 
     def _read(self) -> None:
@@ -148,6 +149,8 @@ class RowRun:
             fresh = file.read()
         whole = fresh[: fresh.rfind(b"\n") + 1]
         self._offset += len(whole)
+        if whole:
+            self._lab.heard()
         for line in whole.splitlines():
             report = self._config.hook.pytest_report_from_serializable(config=self._config, data=json.loads(line))
             self._waiting.setdefault(report.nodeid, []).append(report)
@@ -160,17 +163,26 @@ class RowRun:
 
 
 class Outside:
-    """The outer side: boots one lab per row and hands on what comes out of it."""
+    """The outer side: boots a lab per row, several at once, and hands on what comes out of them in the order of the tests."""
 
     def __init__(self) -> None:
-        self._run: RowRun | None = None
+        self._ahead: list[tuple[Row, list[str]]] = []
+        self._running: dict[str, RowRun] = {}
         self._lines: list[str] = []
         self._broken: dict[str, str] = {}
+        self._config: pytest.Config | None = None
+        self._memory_mib = 0
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Bring the tests of one row together; the order within a row stays."""
         order = {name: place for place, name in enumerate(dict.fromkeys(row_name(item) for item in items))}
         items.sort(key=lambda item: order[row_name(item)])
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note what is to be booted."""
+        self._config = session.config
+        self._ahead = selected_rows(session.items)
+        self._memory_mib = free_memory_mib()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -183,12 +195,15 @@ class Outside:
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         if nextitem is None or row_name(nextitem) != name:
-            self._end(orderly=True)
+            while name in self._running and self._running[name].outcome is None:
+                self._look()
+            self._end(name)
         return True
 
     def pytest_sessionfinish(self) -> None:
         """Leave no lab behind when the run was interrupted."""
-        self._end(orderly=False)
+        for name in list(self._running):
+            self._end(name)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say per row how long it took and how many boots had to be repeated."""
@@ -196,27 +211,59 @@ class Outside:
             terminalreporter.write_line(line)
 
     def _reports(self, item: pytest.Item, name: str) -> Iterator[pytest.TestReport]:
-        if name not in self._broken and self._run is None:
-            selected = [one.nodeid for one in item.session.items if row_name(one) == name]
-            row = next(row for row in rows_of_item(item) if str(row) == name)
-            try:
-                self._run = RowRun(item.config, row, selected)
-            except LabUnavailableError as err:
-                self._broken[name] = str(err)
-                self._lines.append(f"lab {name}: NOT RUN: {err}")
-        if self._run is None:
-            yield missing(item, self._broken[name])
-        else:
-            yield from self._run.reports(item)
+        done = False
+        while not done:
+            self._look()
+            if name in self._broken:
+                yield missing(item, self._broken[name])
+                return
+            if name in self._running:
+                reports, done = self._running[name].take(item)
+                yield from reports
 
-    def _end(self, *, orderly: bool) -> None:
-        if self._run is None:
-            return
-        if orderly:
-            self._run.finish()
-        self._lines.append(self._run.summary())
-        self._run.close()
-        self._run = None
+    def _look(self) -> None:
+        """Look at every lab once, and start the next where there is room for it."""
+        busy = [run for run in self._running.values() if run.outcome is None]
+        while self._ahead and has_room([run.row for run in busy], self._ahead[0][0], self._memory_mib):
+            row, selected = self._ahead.pop(0)
+            assert self._config is not None, "set when the collection was finished"
+            try:
+                busy.append(RowRun(self._config, row, selected))
+            except LabUnavailableError as err:
+                self._broken[str(row)] = str(err)
+                self._lines.append(f"lab {row}: NOT RUN: {err}")
+            else:
+                self._running[str(row)] = busy[-1]
+        for run in busy:
+            run.look()
+        time.sleep(0.1)
+
+    def _end(self, name: str) -> None:
+        if name in self._running:
+            run = self._running.pop(name)
+            self._lines.append(run.summary())
+            run.close()
+
+
+def selected_rows(items: Sequence[pytest.Item]) -> list[tuple[Row, list[str]]]:
+    """The rows that the tests need, each with the names of its tests, in the order of the tests."""
+    selected: dict[Row, list[str]] = {}
+    for item in items:
+        for row in rows_of_item(item):
+            if str(row) == row_name(item):
+                selected.setdefault(row, []).append(item.nodeid)
+    return list(selected.items())
+
+
+def has_room(running: Sequence[Row], row: Row, memory_mib: int) -> bool:
+    """Whether a row's lab may start beside those that run, on this host's CPUs and in the memory that was free before the first of them.
+
+    Beside nothing it may always: the lab itself says what it lacks.
+    """
+    if not running:
+        return True
+    needed = sum(needed_mib(one.machine) for one in (*running, row))
+    return len(running) < len(os.sched_getaffinity(0)) and needed <= memory_mib
 
 
 def rows_of_item(item: pytest.Item) -> tuple[Row, ...]:

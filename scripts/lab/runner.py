@@ -34,7 +34,8 @@ CONSOLE_TAIL: Final = 6000
 class Job:
     """What to run: `command` is a bash script, started in `folder`; `shared` appears read-write at /out.
 
-    `limit_s` bounds the time from the shell to the end of the command, `boot_limit_s` each boot up to the shell.
+    `limit_s` bounds the time from the shell, or from the last call of Lab.heard, to the end of the command, `boot_limit_s` each boot up to
+    the shell.
     """
 
     row: Row
@@ -86,6 +87,7 @@ class Lab:
         self._process: subprocess.Popen[bytes] | None = None
         self._began = self._booted = time.monotonic()
         self._shell: float | None = None
+        self._heard = self._began
         self._outcome: Outcome | None = None
 
     def __enter__(self) -> Self:
@@ -116,7 +118,7 @@ class Lab:
         ended = self._process.poll() is not None
         status = self._status()
         if self._shell is None and "shell" in status:
-            self._shell = time.monotonic()
+            self._shell = self._heard = time.monotonic()
         if ended and "exit" in status:
             return self._end(int(status["exit"].split()[0]), "")
         if ended and self._shell is not None:
@@ -124,7 +126,7 @@ class Lab:
         if self._shell is not None:
             return (
                 self._end(EXIT_TIMED_OUT, f"the lab hung: killed after {self.job.limit_s:.0f} s")
-                if self._late(self._shell, self.job.limit_s)
+                if self._late(self._heard, self.job.limit_s)
                 else None
             )
         if ended or self._late(self._booted, self.job.boot_limit_s):
@@ -132,6 +134,10 @@ class Lab:
                 f"QEMU ended with status {self._process.poll()}" if ended else f"killed after {self.job.boot_limit_s:.0f} s"
             )
         return None
+
+    def heard(self) -> None:
+        """Note a sign that the command goes on: its limit begins anew."""
+        self._heard = time.monotonic()
 
     def _boot(self) -> None:
         self._boots += 1
@@ -194,11 +200,21 @@ def check_prerequisites(machine: LabMachine) -> None:
     for program, package in ((emulator.PROGRAM, "qemu-system-x86"), ("busybox", "busybox-static"), ("depmod", "kmod")):
         if shutil.which(program) is None:
             raise LabUnavailableError(f"the lab needs {program}: run `apt-get install {package}` (or `bash scripts/setup.sh lab`)")
-    available, needed = available_memory_mib(Path("/proc/meminfo").read_text()), machine.memory_mib + SPARE_MIB
+    available, needed = free_memory_mib(), needed_mib(machine)
     if available < needed:
         raise LabUnavailableError(f"lab machine {machine.name} needs {needed} MiB of memory and {available} MiB are available: free some")
     if os.geteuid() != 0:
         raise LabUnavailableError("the lab shares the host's root file system and needs root: run it as root")
+
+
+def needed_mib(machine: LabMachine) -> int:
+    """What a lab takes of this host's memory."""
+    return machine.memory_mib + SPARE_MIB
+
+
+def free_memory_mib() -> int:
+    """What this host could give to labs now."""
+    return available_memory_mib(Path("/proc/meminfo").read_text())
 
 
 def available_memory_mib(meminfo: str) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab import product
-from lab.inside import CGROUP_ROOT, CPUS, Cgroup, eventually, read, restored, write
+from lab.inside import CGROUP_ROOT, CPUS, PATIENCE_S, Cgroup, eventually, read, restored, write
 from quietcore.model import CpuSet
 
 pytestmark = pytest.mark.lab
@@ -153,7 +153,7 @@ def test_the_units_start_in_order_and_keep_the_cpuset_controller(hypervisor):
     here.write_text(f"[Service]\nExecStart=\nExecStart={sys.executable} -m quietcore agent\nEnvironment=PYTHONPATH={source}\n")
     subprocess.run(["systemctl", "daemon-reload"], check=True)
     try:
-        started = subprocess.run(["timeout", "60", "systemctl", "start", "quietcore-agent.service"], check=False)
+        started = subprocess.run(["timeout", str(PATIENCE_S), "systemctl", "start", "quietcore-agent.service"], check=False)
         said = subprocess.run(["systemctl", "status", "--no-pager", "-n", "50", "quietcore-*"], capture_output=True, text=True, check=False)
         assert started.returncode == 0, said.stdout
         for unit in ("quietcore-agent", "quietcore-vms"):

@@ -55,6 +55,14 @@ def test_a_hung_lab_is_killed_at_its_limit_and_its_console_is_shown():
     assert not alive(pid)
 
 
+def test_a_lab_that_is_heard_of_is_not_killed():
+    with Lab(replace(JOB, command="sleep 12; exit 5", limit_s=8)) as lab:
+        while (outcome := lab.advance()) is None:
+            lab.heard()
+            time.sleep(0.1)
+    assert (outcome.status, outcome.failure) == (5, "")
+
+
 def test_a_kernel_that_dies_after_the_shell_is_not_booted_again():
     outcome = run(replace(JOB, command="echo c >/proc/sysrq-trigger; sleep 60"))
     assert (outcome.status, outcome.failure) == (EXIT_BROKEN, "the lab's kernel died while the command ran")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import libvirt
+from tests.waiting import PATIENCE_S
 
 CGROUPS = Path("/sys/fs/cgroup")
 ROOT_QEMU = """\
@@ -109,9 +110,9 @@ def private_libvirtd(root, qemu_conf=ROOT_QEMU):
         remove_cgroups(machine_cgroups() - before)
 
 
-def wait_until_it_answers(uri, process, log, within_s=60):
+def wait_until_it_answers(uri, process, log):
     """Wait until the daemon accepts a connection; its own words when it does not."""
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             libvirt.open(uri).close()

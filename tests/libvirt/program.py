@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import libvirt
+from tests.waiting import PATIENCE_S
 
 
 class Program:
@@ -28,7 +29,7 @@ class Program:
 
     def __call__(self, *arguments, expect=0):
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == expect, f"{arguments}: exit {process.returncode}\n{out}\n{err}"
         return out
 

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -16,8 +15,9 @@ import libvirt
 import libvirt_qemu
 import pytest
 from tests.libvirt.test_quietcore import ONE, Program, move_away, vmi
+from tests.waiting import PATIENCE_S, eventually
 
-pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(900)]
 POWER_OFF = bytes.fromhex("b486b91e00ba8084cd15ba0406b80020effaf4ebfd")
 """Boot code: wait 2 s (int 15h, ah=86h), write S5 to the PM1a control port of q35 (0x604), halt."""
 DISK = """\
@@ -68,17 +68,18 @@ class Running:
             )
         self.wait_for("agent-started")
 
-    def wait_for(self, word, within_s=40):
-        deadline = time.monotonic() + within_s
-        while not (found := [line for line in self.log.read_text().splitlines() if line.startswith(word)]):
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, f"no {word} in {within_s} s:\n{self.log.read_text()}"
-            time.sleep(0.05)
+    def wait_for(self, word):
+        eventually(lambda: self._said(word) or self.process.poll() is not None, lambda: f"no {word}:\n{self.log.read_text()}")
+        found = self._said(word)
+        assert found, self.log.read_text()
         return found
+
+    def _said(self, word):
+        return [line for line in self.log.read_text().splitlines() if line.startswith(word)]
 
     def end(self, number=signal.SIGTERM):
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE_S)
 
 
 class AgentProgram(Program):
@@ -112,13 +113,6 @@ def agent(quietcore, tmp_path):
     for one in started:
         if one.process.poll() is None:
             one.end()
-
-
-def eventually(question, within_s=30):
-    deadline = time.monotonic() + within_s
-    while not question():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_vcpu_thread_that_is_moved_by_hand_is_put_back(quietcore, agent, tmp_path):

@@ -18,7 +18,7 @@ from tests.vm_specs import GI, MI, UID, dedicated, plan_for, root_disk, vm
 from quietcore import domain
 from quietcore.model import CpuSet, GuestTopology, Interface, IoThreads
 
-pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import libvirt
 import pytest
 from tests.manifest_outcomes import FOLDER, spec_of
 from tests.prerequisites import need_root
+from tests.waiting import PATIENCE_S
 
-pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(900)]
 FOREIGN = """\
 <domain type='qemu'>
   <name>Old Web</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>
@@ -19,7 +20,7 @@ FOREIGN = """\
 
 def imported(quietcore, *arguments):
     process = quietcore.start("import", *arguments)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE_S)
     return process.returncode, out, err
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.libvirt.test_moving import foreign, program, threads_of, two_cpus
 from tests.libvirt.test_quietcore import ONE, first_vcpu, move_away, vmi
+from tests.waiting import PATIENCE_S
 
 __all__ = ["foreign", "program"]
 pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(3600)]
@@ -39,7 +40,7 @@ def killed(program, words, after_s: float) -> bool:
     time.sleep(after_s)
     ended = process.poll() is not None
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_S)
     return not ended
 
 

@@ -23,7 +23,7 @@ from tests.prerequisites import need_root
 from quietcore.cli.main import run_cli
 from quietcore.images import references
 
-pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(900)]
 HERE = tried(PLAIN_HOST, OUTCOMES)
 CHANGED = tried(PLAIN_HOST, COMPLETED)
 

@@ -11,6 +11,7 @@ import libvirt
 import pytest
 from tests.libvirt.test_quietcore import ONE, Program, first_vcpu, vmi
 from tests.prerequisites import missing
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.libvirt
 
@@ -176,7 +177,7 @@ def test_an_adopted_domain_that_ends_is_forgotten(program, foreign):
     domain = foreign()
     program("adopt", "Somebodys_VM", "--name", "theirs")
     error = program.start("delete", "theirs", "--now")
-    _, told = error.communicate(timeout=60)
+    _, told = error.communicate(timeout=PATIENCE_S)
     assert (error.returncode, "quietcore release theirs" in told) == (2, True)
     domain.destroy()
     program("agent", "--once")

@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import libvirt
 import pytest
 from tests.libvirt.program import Program
 from tests.prerequisites import need_programs, need_root
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.libvirt
 
@@ -134,17 +134,10 @@ def test_a_guest_that_was_ended_from_outside_is_reported_and_its_cpu_comes_back(
 
 def test_an_interrupt_undoes_the_start(quietcore, tmp_path):
     process = quietcore.start("run", "-f", vmi(tmp_path))
-    wait_for(quietcore.is_creating)
+    eventually(quietcore.is_creating)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, quietcore.owners()) in [(130, {}), (0, {ONE: "running"})]
-
-
-def wait_for(condition, within_s=30):
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_without_root_nothing_is_touched_and_the_advice_is_given(tmp_path):

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import libvirt
 import pytest
 from tests.libvirt.test_moving import program, threads_of, two_cpus  # noqa: F401  # `program` is a fixture
 from tests.prerequisites import need_programs
+from tests.waiting import eventually
 
 import demo_guest
 
@@ -79,15 +79,14 @@ def pod(libvirt_uri, guest, tmp_path):
     connection = libvirt.open(libvirt_uri)
     domain = connection.createXML(DOMAIN.format(name=POD, kernel=guest[0], initrd=guest[1], console=console))
 
-    def said(within_s=120, words=("ready",)):
+    def said(words=("ready",)):
         """The last that the agent told on the console, when all these words are in it."""
-        deadline = time.monotonic() + within_s
-        while True:
-            told = [line.partition("agent: ")[2] for line in console.read_text(errors="replace").splitlines() if "agent: " in line]
-            if told and all(word in told[-1] for word in words):
-                return told[-1]
-            assert time.monotonic() < deadline, console.read_text(errors="replace")[-2000:]
-            time.sleep(0.1)
+        eventually(lambda: all(word in told() for word in words), lambda: console.read_text(errors="replace")[-2000:])
+        return told()
+
+    def told():
+        lines = [line.partition("agent: ")[2] for line in console.read_text(errors="replace").splitlines() if "agent: " in line]
+        return lines[-1] if lines else ""
 
     yield domain, said
     with suppress(libvirt.libvirtError):

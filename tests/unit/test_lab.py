@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import emulator, runner
+from lab import emulator, plugin, runner
 from lab.emulator import Emulator, parse_version
 from lab.errors import LabUnavailableError
 from lab.initramfs import FILE, LINK, Member, archive, load_order, plain_name
@@ -157,3 +157,19 @@ def test_without_qemu_the_level_is_skipped_aloud_or_fails_when_it_is_required(tm
     assert done.returncode == status, done.stdout
     assert "the lab needs qemu-system-x86_64: run `apt-get install qemu-system-x86`" in done.stdout
     assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("running", "cpus", "memory_mib", "starts"),
+    [
+        ((), 1, 0, True),  # the lab itself says what it lacks
+        (("uneven",), 1, 99_999, False),
+        (("uneven",), 2, 3071 + 5120, False),
+        (("uneven",), 2, 3072 + 5120, True),
+        (("uneven", "uneven"), 2, 99_999, False),
+    ],
+)
+def test_labs_run_at_once_where_cpus_and_memory_suffice_for_all_of_them(monkeypatch, running, cpus, memory_mib, starts):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
+    uneven, largest = rows(("uneven", "2s4n16c"), kernel_differs=False)
+    assert plugin.has_room([uneven for _ in running], largest, memory_mib) is starts
