@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -127,6 +128,27 @@ def test_a_finite_quota_is_lifted(tmp_path, place):
     quota.write_text("20000 100000\n")
     assert "drift-repaired" in cared.settle()
     assert quota.read_text().startswith("max")
+
+
+def test_a_vm_that_never_looks_twice_the_same_is_looked_at_ever_more_slowly(tmp_path, monkeypatch):
+    host = FakeHost(tmp_path, **V2)
+    host.program().apply(spec("a"), "text")
+    real, looks = glance.look, []
+
+    def restless(*words, **more):
+        looks.append(cared.now_s)
+        return replace(real(*words, **more), files={"restless": str(len(looks))})
+
+    monkeypatch.setattr(glance, "look", restless)
+    cared = Cared(host, begin=False, resync_s=1000)
+    cared.agent.begin()
+    cared.settle()
+    for _ in range(600):
+        cared.settle(after_s=0.05)
+    gaps = [after - before for before, after in pairwise(looks)]
+    assert gaps[0] == 0.0  # the second look at once: it alone says whether the first one can be trusted
+    assert gaps == sorted(gaps)
+    assert 5.0 <= gaps[-1] < 6.0
 
 
 @pytest.mark.parametrize(("owner", "moment"), [(glance, "look"), (Watching, "follow")])

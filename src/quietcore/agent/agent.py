@@ -47,6 +47,14 @@ class DomainWatches(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class NextLook:
+    """When a VM is looked at again of whose looks no two agree yet, and after which pause."""
+
+    at_s: float
+    pause_s: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ears:
     """Everything that wakes the agent. `books` watches the ledger's directory; `processes` is None where the kernel has no connector."""
@@ -72,6 +80,7 @@ class Agent:
         self._resync_s = resync_s
         self._smt = self.state.cpus.smt
         self._due: dict[VmName, Cause] = {}
+        self._restless: dict[VmName, NextLook] = {}
         self._ended: Cause | None = None
         self._revived = False
         self._failed: frozenset[VmName] = frozenset()
@@ -214,6 +223,7 @@ class Agent:
             times.append(max(self._retry_at_s, now))
         if self._everyone:
             times.append(self._everyone_at_s)
+        times += [max(self._retry_at_s, again.at_s) for again in self._restless.values()]
         if self._revival.due_s is not None:
             times.append(max(self._revival.due_s, self._retry_at_s))
         return min(times)
@@ -284,12 +294,17 @@ class Agent:
                 self._due.setdefault(outcome.vm, Cause(at_s=now, by="ledger"))
 
     def _check_due(self) -> None:
+        now = self.world.clock()
+        for vm, again in self._restless.items():
+            if again.at_s <= now:
+                self._due.setdefault(vm, Cause(at_s=now, by="retry"))
         refused: QuietcoreError | None = None
         for vm in sorted(self._due):
             cause = self._due[vm]
             known = self.caretaker.vms.get(vm)
             if known is not None and self._is_left_alone(known):
                 del self._due[vm]
+                self._restless.pop(vm, None)
                 continue
             try:
                 alive = self.caretaker.check(vm, cause)
@@ -301,10 +316,18 @@ class Agent:
             del self._due[vm]
             if not alive:
                 self._ended = self._ended or cause
-            if not self.caretaker.is_sure(vm):
-                self._due[vm] = Cause(at_s=self.world.clock(), by="retry")  # again, when its files are watched
+            self._look_again(vm)
         if refused is not None:
             raise refused
+
+    def _look_again(self, vm: VmName) -> None:
+        """While no two looks agree: at once when the VM's files are watched, then ever later, for it may never come to rest."""
+        if self.caretaker.is_sure(vm):
+            self._restless.pop(vm, None)
+            return
+        before = self._restless.get(vm)
+        pause_s = 0.0 if before is None else min(_LONGEST_RETRY_S, max(_RETRY_S, 2 * before.pause_s))
+        self._restless[vm] = NextLook(at_s=self.world.clock() + pause_s, pause_s=pause_s)
 
     def _is_left_alone(self, known: Known) -> bool:
         """Somebody rewrites what we repair: such a VM is left until the resync, else we would do nothing else."""
