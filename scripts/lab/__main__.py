@@ -52,8 +52,7 @@ def main(arguments: list[str]) -> int:
         print(f"{outcome.console}\nlab: {outcome.failure}", file=sys.stderr)
     reached = "no shell" if outcome.shell_s is None else f"shell after {outcome.shell_s:.1f} s"
     print(
-        f"lab: {job.row} ({outcome.release}, {outcome.emulator}): {reached}, {outcome.boots} boot(s), {outcome.total_s:.1f} s in all, "
-        f"status {outcome.status}",
+        f"lab: {job.row} ({outcome.release}): {reached}, {outcome.boots} boot(s), {outcome.total_s:.1f} s in all, status {outcome.status}",
         file=sys.stderr,
     )
     return outcome.status

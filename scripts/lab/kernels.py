@@ -5,17 +5,19 @@ The archive drops exact names within weeks, so a kernel is asked for by its seri
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from lab.archive import locked
 from lab.errors import LabUnavailableError
 
 NEEDED_BYTES: Final = 1 << 30
@@ -49,6 +51,11 @@ class Kernel:
     def modules(self) -> Path:
         """The folder of this release's modules, with modules.dep."""
         return self.root / "lib" / "modules" / self.release
+
+
+def cache_folder() -> Path:
+    """Where kernels are kept between runs; QUIETCORE_CACHE moves it."""
+    return Path(os.environ.get("QUIETCORE_CACHE", "/var/cache/quietcore")) / "kernels"
 
 
 def candidates(series: str, package_names: Iterable[str]) -> tuple[str, ...]:
@@ -85,7 +92,7 @@ def obtain(series: str, cache: Path) -> Kernel:
             f"no PREEMPT_RT kernel {series} is on offer: run `apt-get update` on Debian 12 (or choose a series that this release has)"
         )
     folder = cache / f"{offer.package}_{offer.version}"
-    with locked(cache):
+    with _locked(cache):
         if not _is_intact(folder, offer):
             _download(offer, folder)
     return unpacked_in(folder, series, offer.package)
@@ -103,6 +110,20 @@ def _output(*command: str) -> str:
     if shutil.which(command[0]) is None:
         raise LabUnavailableError(f"the lab takes its kernels from Debian's archive and {command[0]} is not here: use Debian 12 or 13")
     return subprocess.run(command, check=False, capture_output=True, text=True).stdout
+
+
+@contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = (cache / ".lock").open("w")
+    except OSError as err:
+        raise LabUnavailableError(
+            f"the kernel cache {cache} cannot be written ({err.strerror}): set QUIETCORE_CACHE to a folder that can"
+        ) from err
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _is_intact(folder: Path, offer: Offer) -> bool:

@@ -2,7 +2,7 @@
 
 Both sides collect the same files and give the same names, one per row of the table ("test_x[2s4n16c-6.12]"). Outside, each row's lab is
 booted once; it runs all selected tests of that row and writes their reports, serialized by pytest itself, to the shared folder. As many
-labs run at once as this host has CPUs, because each keeps little more than one of them busy, and as fit into its memory.
+labs run at once as this host has CPUs, because each keeps one of them busy, and as fit into its memory.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class RowRun:
         out = self.outcome
         shell = "never reached its shell" if out.shell_s is None else f"shell after {out.shell_s:.0f} s"
         died = f", {out.boots - 1} boot(s) died before the shell and were repeated" if out.boots > 1 else ""
-        return f"lab {self.row} ({out.release}, {out.emulator}): {shell}, {self.arrived} tests, {out.total_s:.0f} s in all{died}" + (
+        return f"lab {self.row} ({out.release}): {shell}, {self.arrived} tests, {out.total_s:.0f} s in all{died}" + (
             f"; {out.failure}" if out.failure else ""
         )
 

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from lab.emulator import Emulator
 from lab.kernels import Kernel
 from lab.machines import LabMachine
 from quietcore.model import CpuSet
 
+QEMU: Final = "qemu-system-x86_64"
 # "max" alone says AMD, and then QEMU drops SMT from CPUID; family 6 model 85 is Cascade Lake.
 CPU_MODEL: Final = "max,vendor=GenuineIntel,family=6,model=85,stepping=7,model-id=Lab,-la57,l3-cache=on"
-TRANSLATION_CACHE_MIB: Final = 512
+# One thread runs all CPUs. With a thread each they wait for one another (locks, interrupts, stopping everybody to change translated code),
+# the more the less the host's CPUs are ours: two labs at once took 41 s so, and 99 s with a thread per CPU. And before QEMU 8.1 translated
+# code may keep a breakpoint of the guest kernel's own patching then, and the kernel dies ("Oops: int3",
+# https://bugzilla.redhat.com/show_bug.cgi?id=2216496).
+ACCELERATION: Final = "tcg,thread=single,tb-size=512"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +30,11 @@ class BootFiles:
     shared: Path | None = None
 
 
-def command_line(emulator: Emulator, machine: LabMachine, kernel: Kernel, files: BootFiles) -> list[str]:
+def command_line(machine: LabMachine, kernel: Kernel, files: BootFiles) -> list[str]:
     """The whole command; standard input and output become the session's terminal."""
-    threads = "multi" if emulator.is_safe else "single"
     return [
-        *(emulator.program, *(word for folder in emulator.firmware for word in ("-L", str(folder)))),
-        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-machine", "q35,vmport=off", "-accel", f"tcg,thread={threads},tb-size={TRANSLATION_CACHE_MIB}", "-cpu", CPU_MODEL),
+        *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-machine", "q35,vmport=off", "-accel", ACCELERATION, "-cpu", CPU_MODEL),
         *("-smp", f"{machine.cpus},sockets={machine.sockets},dies=1,cores={machine.cores},threads={machine.threads}"),
         *("-m", str(machine.memory_mib)),
         *_nodes(machine),

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import IO, Final, Self
 
-from lab import archive, emulator, initramfs, kernels, qemu
+from lab import initramfs, kernels, qemu
 from lab.errors import LabUnavailableError
 from lab.machines import LabMachine, Row
 
@@ -56,7 +56,6 @@ class Outcome:
     failure: str
     console: str
     release: str
-    emulator: str
     boots: int
     shell_s: float | None
     total_s: float
@@ -71,9 +70,7 @@ class Lab:
     def __init__(self, job: Job, *, output: IO[bytes] | None = None, interactive: bool = False) -> None:
         check_prerequisites(job.row.machine)
         self.job = job
-        cache = archive.cache_folder()
-        self.kernel = kernels.obtain(job.row.series, cache)
-        self.emulator = emulator.obtain(cache)
+        self.kernel = kernels.obtain(job.row.series, kernels.cache_folder())
         self._output = output
         self._input = sys.stdin if interactive else subprocess.DEVNULL
         self._scratch = Path(tempfile.mkdtemp(prefix="quietcore-lab-"))
@@ -158,7 +155,7 @@ class Lab:
         self._files.initramfs.write_bytes(initial)
         self._files.console.write_bytes(b"")
         self._files.status.write_bytes(b"")
-        words = qemu.command_line(self.emulator, job.row.machine, self.kernel, self._files)
+        words = qemu.command_line(job.row.machine, self.kernel, self._files)
         self._process = subprocess.Popen(words, stdin=self._input, stdout=self._output, stderr=subprocess.STDOUT if self._output else None)
 
     def _boot_again(self, why: str) -> Outcome | None:
@@ -182,7 +179,6 @@ class Lab:
             failure=failure,
             console=self._files.console.read_text(errors="replace")[-CONSOLE_TAIL:],
             release=self.kernel.release,
-            emulator=str(self.emulator),
             boots=self._boots,
             shell_s=None if self._shell is None else self._shell - self._booted,
             total_s=time.monotonic() - self._began,
@@ -197,7 +193,7 @@ class Lab:
 
 def check_prerequisites(machine: LabMachine) -> None:
     """Raise LabUnavailableError, one sentence with the fix, when this host cannot boot the machine."""
-    for program, package in ((emulator.PROGRAM, "qemu-system-x86"), ("busybox", "busybox-static"), ("depmod", "kmod")):
+    for program, package in ((qemu.QEMU, "qemu-system-x86"), ("busybox", "busybox-static"), ("depmod", "kmod")):
         if shutil.which(program) is None:
             raise LabUnavailableError(f"the lab needs {program}: run `apt-get install {package}` (or `bash scripts/setup.sh lab`)")
     available, needed = free_memory_mib(), needed_mib(machine)

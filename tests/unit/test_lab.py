@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from lab import emulator, plugin, runner
-from lab.emulator import Emulator, parse_version
+from lab import plugin, runner
 from lab.errors import LabUnavailableError
 from lab.initramfs import FILE, LINK, Member, archive, load_order, plain_name
-from lab.kernels import Kernel, candidates
+from lab.kernels import candidates
 from lab.machines import MACHINES, LabMachine, LabNode, machine_named, rows
-from lab.qemu import BootFiles, command_line, kernel_arguments
+from lab.qemu import kernel_arguments
 
 CLONE = Path(__file__).parents[2]
-REAL = emulator.version_of
 
 
 def test_a_machine_whose_nodes_do_not_add_up_does_not_exist():
@@ -95,47 +93,6 @@ def test_isolation_and_hugepages_reach_the_kernels_command_line():
         "hugepages=0:32",
     ]
     assert kernel_arguments(machine_named("uneven")).split()[-1] == "hugepages=0:64,1:16"
-
-
-@pytest.mark.parametrize(
-    ("printed", "threads"),
-    [
-        ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright (c) 2003-2022", "single"),
-        ("QEMU emulator version 8.0.50", "single"),
-        ("QEMU emulator version 8.1.0", "multi"),
-        ("QEMU emulator version 10.0.3 (Debian 1:10.0.3+ds-0+deb13u1)", "multi"),
-        ("", "single"),
-    ],
-)
-def test_a_qemu_that_loses_patches_of_the_kernels_text_runs_all_cpus_on_one_thread(printed, threads):
-    kernel = Kernel(series="6.12", package="p", root=Path("/k"), release="r")
-    files = BootFiles(initramfs=Path("/i"), console=Path("/c"), status=Path("/s"))
-    chosen = Emulator(program="/q", firmware=(Path("/f"),), version=parse_version(printed))
-    words = command_line(chosen, machine_named("1s1n4c"), kernel, files)
-    assert words[:3] == ["/q", "-L", "/f"]
-    assert words[words.index("-accel") + 1] == f"tcg,thread={threads},tb-size=512"
-    assert str(chosen).endswith(", one thread") == (threads == "single")
-
-
-def program(path, version):
-    path.parent.mkdir(parents=True)
-    path.write_text(f"#!/bin/sh\necho QEMU emulator version {version}\n")
-    path.chmod(0o755)
-
-
-@pytest.mark.parametrize(
-    ("own", "unpacked", "taken"),
-    [("10.0.2", None, "own"), ("7.2.22", "10.0.2", "unpacked"), ("7.2.22", "7.2.23", "own"), ("7.2.22", None, "own")],
-)
-def test_the_lab_takes_the_hosts_qemu_unless_it_is_too_old_and_a_newer_one_is_there(tmp_path, monkeypatch, own, unpacked, taken):
-    backport = tmp_path / "cache/qemu/usr/bin" / emulator.PROGRAM
-    if unpacked:
-        program(backport, unpacked)
-    monkeypatch.setattr(emulator, "version_of", lambda name: parse_version(f"version {own}") if name == emulator.PROGRAM else REAL(name))
-    monkeypatch.setattr(emulator, "_download", lambda _: False)
-    found = emulator.obtain(tmp_path / "cache")
-    assert found.program == (str(backport) if taken == "unpacked" else emulator.PROGRAM)
-    assert found.firmware == (tuple(tmp_path / "cache/qemu" / one for one in emulator.FIRMWARE) if taken == "unpacked" else ())
 
 
 def test_too_little_memory_is_one_sentence(monkeypatch):
