@@ -30,7 +30,7 @@ from quietcore.isolation import (
 )
 from quietcore.model import Applied, Entry, HostThread, Ledger, Plan, RealtimeHost, SetScheduler, SetValue, Step, ThreadCensus
 
-_PATIENCE_S: Final = 5.0
+_PATIENCE_S: Final = 30.0
 _PAUSE_S: Final = 0.05
 OVERRIDE: Final = "quietcore.io/allow-priority-inversion"
 

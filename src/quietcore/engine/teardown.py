@@ -15,7 +15,7 @@ from quietcore.host.cgroups import Groups, Probe
 from quietcore.isolation import partition_cpus, released
 from quietcore.model import OWN_ROOT, Entry, Ledger, VmName, union
 
-_PATIENCE_S: Final = 5.0
+_PATIENCE_S: Final = 30.0
 _PAUSE_S: Final = 0.05
 
 
