@@ -59,9 +59,9 @@ def main(arguments: list[str]) -> int:
 
 
 def environment() -> dict[str, str]:
-    """What the command finds: this interpreter's folder first on PATH, no byte code written through the overlay."""
+    """What the command finds: this interpreter's folder first on PATH."""
     path = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    return {"PATH": path, "TERM": os.environ.get("TERM", "dumb"), "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": "-p no:cacheprovider"}
+    return {"PATH": path, "TERM": os.environ.get("TERM", "dumb"), "PYTEST_ADDOPTS": "-p no:cacheprovider"}
 
 
 def terminal() -> str:

@@ -92,7 +92,7 @@ class RowRun:
             row=row,
             command=shlex.join([*self._pytest(), *files]),
             folder=config.rootpath,
-            environment={"PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "TERM": "dumb"},
+            environment={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "TERM": "dumb"},
             shared=self._shared,
             limit_s=SILENCE_LIMIT_S,
         )

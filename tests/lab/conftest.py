@@ -1,8 +1,5 @@
 """Connects the lab's plugin: the outer side boots labs, the inner side runs there."""
 
-import os
-import sys
-
 import pytest
 
 from lab.plugin import INSIDE, Inside, Outside, rows_of
@@ -10,9 +7,6 @@ from lab.plugin import INSIDE, Inside, Outside, rows_of
 
 def pytest_configure(config):
     config.pluginmanager.register(Inside(config) if INSIDE else Outside(), "quietcore-lab")
-    if INSIDE:  # what is written there is gone with the lab: each later process finds its modules compiled
-        sys.dont_write_bytecode = False
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_generate_tests(metafunc):
