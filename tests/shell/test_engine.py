@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from fractions import Fraction
 
@@ -74,6 +76,24 @@ def test_the_same_manifest_again_changes_nothing(host):
     before = host.state()
     assert engine.apply(spec(), "text").result == "unchanged"
     assert host.state() == before
+
+
+@pytest.mark.parametrize("answer", [errno.ENOENT, errno.ENODEV], ids=errno.errorcode.get)
+def test_a_level_that_vanishes_while_a_vm_is_deleted_needs_no_release(tmp_path, monkeypatch, answer):
+    """systemd removes a slice when its last scope has ended: a file of it is gone then, or still there and dead."""
+    host = FakeHost(tmp_path)
+    engine = host.program()
+    engine.apply(spec(), "text")
+    writes = []
+
+    def dead(self, path, text):
+        writes.append(path)
+        raise OSError(answer, os.strerror(answer))
+
+    monkeypatch.setattr(type(engine.world.fs), "write", dead)
+    engine.delete(VmName(name="a"))
+    assert [path.rpartition("/")[2] for path in writes] == ["cpuset.cpus.exclusive"]
+    assert engine.view(VmName(name="a")) is None
 
 
 def test_delete_leaves_no_trace(host):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 from typing import assert_never, get_args
 
@@ -22,7 +23,10 @@ from quietcore.model import (
     Step,
 )
 
-_GONE = (ProcessLookupError, FileNotFoundError)
+
+def is_gone(err: BaseException | None) -> bool:
+    """Whether the kernel refused because a thread or a group is gone, or a group is going while its files are still there (ENODEV)."""
+    return isinstance(err, ProcessLookupError | FileNotFoundError) or (isinstance(err, OSError) and err.errno == errno.ENODEV)
 
 
 class Applier:
@@ -56,9 +60,9 @@ class Applier:
         """Put back what stood there before. What no longer exists needs no undo. Raises OperationFailed."""
         try:
             self._revert(applied)
-        except _GONE:
-            return
         except OSError as err:
+            if is_gone(err):
+                return
             raise OperationFailed(f"cannot undo: {describe(applied.step)}: {err.strerror or err}") from err
 
     def _read(self, step: Step) -> str:

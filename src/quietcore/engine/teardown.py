@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Final
 
 from quietcore import images
-from quietcore.engine.apply import Applier
+from quietcore.engine.apply import Applier, is_gone
 from quietcore.engine.realtime import restore_host
 from quietcore.engine.world import World
 from quietcore.errors import OperationFailed, TimedOut
@@ -55,7 +55,11 @@ def remove_groups(world: World, entry: Entry, others: Ledger) -> None:
     facts = cgroups.facts(world.fs, tree, above, Probe(works=False))
     applier = Applier(world.fs, world.control, tree)
     for step in released(facts, union(partition_cpus(plan) for plan in (entry.plan, entry.moving) if plan is not None) - others.owned):
-        applier.apply(step)
+        try:
+            applier.apply(step)
+        except OperationFailed as err:
+            if not is_gone(err.__cause__):  # systemd removes a slice when its last scope has ended
+                raise
     if entry.cgroup_home.startswith(OWN_ROOT + "/"):
         with suppress(OSError):  # other VMs still live below it
             world.fs.rmdir(f"{tree.mount}{OWN_ROOT}")
