@@ -77,7 +77,6 @@ class RowRun:
 
     def __init__(self, config: pytest.Config, row: Row, selected: list[str]) -> None:
         self.row = row
-        self.selected = selected
         self.arrived = 0
         self.outcome: Outcome | None = None
         self._config = config
@@ -211,15 +210,14 @@ class Outside:
             terminalreporter.write_line(line)
 
     def _reports(self, item: pytest.Item, name: str) -> Iterator[pytest.TestReport]:
-        done = False
-        while not done:
-            self._look()
-            if name in self._broken:
-                yield missing(item, self._broken[name])
-                return
+        while name not in self._broken:
             if name in self._running:
                 reports, done = self._running[name].take(item)
                 yield from reports
+                if done:
+                    return
+            self._look()
+        yield missing(item, self._broken[name])
 
     def _look(self) -> None:
         """Look at every lab once, and start the next where there is room for it."""
