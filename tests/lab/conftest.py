@@ -39,6 +39,18 @@ def hypervisor():
 
 
 @pytest.fixture(scope="session")
+def nothing_is_left(hypervisor):
+    """Asserts that no VM is there any more: no domain, and no CPU that one keeps."""
+    from lab import product
+
+    def check():
+        product.cpus_are_everybodys()
+        assert hypervisor.listAllDomains() == []
+
+    return check
+
+
+@pytest.fixture(scope="session")
 def trace():
     """A tracer of the scheduler, armed once per lab: each arming patches the kernel's code, which emulation sometimes spoils."""
     import subprocess

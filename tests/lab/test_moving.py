@@ -90,15 +90,10 @@ def started(folder, name, **shape):
 
 
 @pytest.fixture(scope="module")
-def standing(hypervisor, tmp_path_factory):
+def standing(nothing_is_left, tmp_path_factory):
     """The VM that tests share, one at a time."""
-
-    def as_before():
-        product.cpus_are_everybodys()
-        assert hypervisor.listAllDomains() == []
-
     product.configure()
-    one = product.Standing(partial(started, tmp_path_factory.mktemp("moving")), home=back_home, ended=as_before)
+    one = product.Standing(partial(started, tmp_path_factory.mktemp("moving")), home=back_home, ended=nothing_is_left)
     yield one
     one.end()
 

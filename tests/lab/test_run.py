@@ -29,15 +29,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def standing(hypervisor, folder):
+def standing(nothing_is_left, folder):
     """The VM that tests share, one at a time."""
-
-    def as_before():
-        product.cpus_are_everybodys()
-        assert hypervisor.listAllDomains() == []
-
     product.configure()
-    one = product.Standing(partial(product.start, folder), ended=as_before)
+    one = product.Standing(partial(product.start, folder), ended=nothing_is_left)
     yield one
     one.end()
 
