@@ -1,23 +1,21 @@
-"""Small tools for tests that run inside a lab: kernel files, cgroups, processes with known threads. Never used outside."""
+"""Small tools for tests that run inside a lab: writes, cgroups, processes with known threads. Never used outside."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from lab.looking import eventually, groups_below, read
 from quietcore.model import CpuSet
 
 CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
 CPUS: Final = Path("/sys/devices/system/cpu")
-PATIENCE_S: Final = 300
-"""How long a state may take to appear: the host's cores are shared, so this is generous and no measure of anything."""
 
 THREADS: Final = """
 import ctypes, sys, threading, time
@@ -34,11 +32,6 @@ time.sleep(100000)
 """
 
 
-def read(path: Path | str) -> str:
-    """A kernel file without its last newline."""
-    return Path(path).read_text().rstrip("\n")
-
-
 def write(path: Path | str, text: str) -> None:
     """One unbuffered write: the kernel's refusal is raised here and nowhere else."""
     handle = os.open(path, os.O_WRONLY)
@@ -46,14 +39,6 @@ def write(path: Path | str, text: str) -> None:
         os.write(handle, text.encode())
     finally:
         os.close(handle)
-
-
-def eventually(what: Callable[[], bool], message: str) -> None:
-    """Wait until a state holds. Raises AssertionError with the message."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not what():
-        assert time.monotonic() < deadline, message
-        time.sleep(0.05)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +87,8 @@ def scratch_group(name: str, *, parent: Path = CGROUP_ROOT) -> Iterator[Cgroup]:
     finally:
         group.set("cgroup.kill", 1)
         eventually(lambda: "populated 0" in group.get("cgroup.events"), f"{group.path} does not become empty")
-        for folder in sorted((path for path in group.path.rglob("*") if path.is_dir()), reverse=True):
+        for folder in (*groups_below(group.path), group.path):
             folder.rmdir()
-        group.path.rmdir()
 
 
 class ThreadedProcess:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 from warnings import catch_warnings, simplefilter
 
-from lab.inside import CGROUP_ROOT, CPUS, Cgroup, allowed, eventually, read
+from lab.inside import CGROUP_ROOT, CPUS, Cgroup, allowed
+from lab.looking import eventually, lasting_threads, read
 from quietcore.cli.main import run_cli
 from quietcore.model import CpuSet
 
@@ -174,9 +175,8 @@ class RunningVm:
 
     @property
     def other_tids(self) -> list[int]:
-        """Every thread of QEMU that is no vCPU, as /proc lists them now."""
-        vcpus = set(self.vcpu_tids.values())
-        return [tid for path in sorted(Path(f"/proc/{self.pid}/task").iterdir()) if (tid := int(path.name)) not in vcpus]
+        """Every thread of QEMU that is no vCPU and lasts, as /proc lists them now."""
+        return sorted(lasting_threads(self.pid).keys() - self.vcpu_tids.values())
 
     def vcpus_allowed(self) -> dict[int, CpuSet]:
         """vCPU -> the CPUs that the kernel lets it use."""

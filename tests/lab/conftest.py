@@ -27,7 +27,7 @@ def hypervisor():
     import libvirt
 
     from lab.hypervisor import libvirtd, start_machined
-    from lab.inside import read
+    from lab.looking import read
 
     libvirt.registerErrorHandler(lambda *_: None, None)
     if read("/proc/1/comm") == "systemd":

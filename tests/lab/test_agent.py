@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lab import product
-from lab.inside import CGROUP_ROOT, CPUS, PATIENCE_S, Cgroup, eventually, read, restored, write
+from lab.inside import CGROUP_ROOT, CPUS, Cgroup, restored, write
+from lab.looking import PATIENCE_S, eventually, read
 from quietcore.model import CpuSet
 
 pytestmark = pytest.mark.lab

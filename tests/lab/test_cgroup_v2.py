@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from lab.inside import CGROUP_ROOT, CPUS, ThreadedProcess, allowed, cgroup_of, eventually, read, restored, run_time_ns, scratch_group, write
+from lab.inside import CGROUP_ROOT, CPUS, ThreadedProcess, allowed, cgroup_of, restored, run_time_ns, scratch_group, write
+from lab.looking import eventually, read, tasks
 from lab.machines import OLDER
 from quietcore.model import CpuSet
 
@@ -204,7 +205,7 @@ def test_threads_born_later_stay_with_their_creator(pod):
 
 def test_a_kernel_thread_reaches_a_partition_only_from_inside(pod):
     vcpu0 = partition_vcpu0(pod)
-    reaper = next(int(comm.parent.name) for comm in Path("/proc").glob("[0-9]*/comm") if read(comm) == "oom_reaper")
+    reaper = next(tid for tid, comm in tasks().items() if comm == "oom_reaper")
     with pytest.raises(OSError) as refusal:  # noqa: PT011 - the errno is the fact
         os.sched_setaffinity(reaper, {4})
     assert refusal.value.errno == errno.EINVAL
@@ -218,5 +219,5 @@ def test_a_kernel_thread_reaches_a_partition_only_from_inside(pod):
 
 
 def test_rcub_threads_are_numbered_by_groups_of_cpus():
-    rcub = sorted(read(comm) for comm in Path("/proc").glob("[0-9]*/comm") if read(comm).startswith("rcub/"))
+    rcub = sorted(comm for comm in tasks().values() if comm.startswith("rcub/"))
     assert rcub == ["rcub/0"]  # 16 CPUs are one leaf of RCU's tree

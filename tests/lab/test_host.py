@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.inside import CGROUP_ROOT, read, restored, write
+from lab.inside import CGROUP_ROOT, restored, write
+from lab.looking import read
 from lab.machines import OLDER, machine_named
 from quietcore.host.cgroups import hierarchy, probe_partitions
 from quietcore.host.fs import HostFs

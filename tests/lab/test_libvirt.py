@@ -1,10 +1,9 @@
 """libvirt and QEMU inside the lab: their own threads and cgroups, before any of our code touches them."""
 
-from pathlib import Path
-
 import pytest
 
-from lab.inside import CGROUP_ROOT, Cgroup, allowed, cgroup_of, eventually, read
+from lab.inside import CGROUP_ROOT, Cgroup, allowed, cgroup_of
+from lab.looking import eventually, lasting_threads, read
 from quietcore.model import CpuSet
 
 pytestmark = pytest.mark.lab("2s4n16c")
@@ -34,7 +33,7 @@ def domain(hypervisor):
 
 def vcpu_threads(domain):
     pid = int(read(f"/run/libvirt/qemu/{domain.name()}.pid"))
-    names = {read(task / "comm"): int(task.name) for task in sorted(Path(f"/proc/{pid}/task").iterdir())}
+    names = {comm: tid for tid, comm in lasting_threads(pid).items()}
     return pid, names["CPU 0/TCG"], names["CPU 1/TCG"]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.inside import read
+from lab.looking import read
 from lab.machines import OLDER, machine_named
 from quietcore.model import CpuSet
 

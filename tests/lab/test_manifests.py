@@ -11,7 +11,8 @@ import pytest
 from tests.manifest_outcomes import COMPLETED, FOLDER, LAB, OUTCOMES, changed, spec_of, tried
 
 from lab import product
-from lab.inside import allowed, read, restored, write
+from lab.inside import allowed, restored, write
+from lab.looking import read
 from quietcore.images import references
 from quietcore.model import CpuSet
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from lab import product
-from lab.inside import CGROUP_ROOT, CPUS, allowed, cgroup_of, eventually, read, restored, run_time_ns, write
+from lab.inside import CGROUP_ROOT, CPUS, allowed, cgroup_of, restored, run_time_ns, write
+from lab.looking import eventually, lasting_threads, read
 from quietcore.cli.context import App, read_config
 from quietcore.engine.repin import move_to, repin
 from quietcore.host.topology import read_machine
@@ -371,15 +372,14 @@ def foreign(hypervisor, standing, tmp_path):
     standing.end()
     domain = hypervisor.createXML(FOREIGN.format(disk=busy_disk(tmp_path / "theirs")), 0)
     pid = int(read(f"/run/libvirt/qemu/{domain.name()}.pid"))
-    names = {read(task / "comm"): int(task.name) for task in sorted(Path(f"/proc/{pid}/task").iterdir())}
+    names = {comm: tid for tid, comm in lasting_threads(pid).items()}
     yield domain, pid, [names["CPU 0/TCG"], names["CPU 1/TCG"]]
     domain.destroy()
 
 
 def as_it_stands(pid):
     """Every thread's CPUs and group, and the cpuset files of these groups and of the one around them."""
-    tasks = [path for path in sorted(Path(f"/proc/{pid}/task").iterdir()) if "worker" not in read(path / "comm")]
-    threads = {path.name: (str(allowed(path.name)), str(cgroup_of(int(path.name)))) for path in tasks}
+    threads = {tid: (str(allowed(tid)), str(cgroup_of(tid))) for tid in lasting_threads(pid)}
     groups = sorted({Path(group) for _, group in threads.values()} | {Path(group).parent for _, group in threads.values()})
     names = ("cpuset.cpus", "cpuset.cpus.exclusive", "cpuset.cpus.partition", "cpuset.cpus.effective", "cpuset.mems")
     return threads, {str(group / name): read(group / name) for group in groups for name in names if (group / name).exists()}

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from lab import product
-from lab.inside import allowed, eventually, read, run_time_ns
+from lab.inside import allowed, run_time_ns
+from lab.looking import eventually, read, tasks
 from quietcore.model import CpuSet
 
 pytestmark = pytest.mark.lab
@@ -93,8 +94,8 @@ def host_state():
 
 def kernel_threads(cpus):
     names = {f"{name}/{cpu}" for cpu in cpus for name in PER_CPU}
-    tids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and read(path / "comm") in names]
-    return {read(f"/proc/{tid}/comm"): (os.sched_getscheduler(tid), os.sched_getparam(tid).sched_priority) for tid in tids}
+    found = {comm: tid for tid, comm in tasks().items() if comm in names}
+    return {comm: (os.sched_getscheduler(tid), os.sched_getparam(tid).sched_priority) for comm, tid in found.items()}
 
 
 def completes(*command):
@@ -134,7 +135,7 @@ def test_its_memory_is_locked_and_no_other_thread_may_use_its_cpus(polling):
 
 def test_a_kernel_thread_that_somebody_lowered_is_found_and_raised_again(polling, folder):
     lowered = f"rcuc/{polling.pcpus[0]}"
-    (tid,) = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and read(path / "comm") == lowered)
+    (tid,) = (tid for tid, comm in tasks().items() if comm == lowered)
     os.sched_setscheduler(tid, os.SCHED_FIFO, os.sched_param(1))
     answer = product.quietcore("verify", "polling", "-o", "json")
     found = [(one["code"], one["severity"], one["subject"]["id"]) for one in answer.value["findings"] if one["severity"] == "error"]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.inside import ThreadedProcess, eventually, read, restored, run_time_ns, scratch_group, spinner, write
+from lab.inside import ThreadedProcess, restored, run_time_ns, scratch_group, spinner, write
+from lab.looking import eventually, read
 from lab.machines import OLDER
 
 pytestmark = [pytest.mark.lab, pytest.mark.kernel_differs]

@@ -6,12 +6,12 @@ import subprocess
 import time
 from collections import Counter
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from lab import product
-from lab.inside import CGROUP_ROOT, CPUS, Cgroup, allowed, eventually, read, restored, run_time_ns, write
+from lab.inside import CGROUP_ROOT, CPUS, Cgroup, allowed, restored, run_time_ns, write
+from lab.looking import eventually, read, tasks
 from lab.machines import OLDER
 from quietcore.host.fs import HostFs
 from quietcore.host.threads import kernel_tasks
@@ -264,8 +264,7 @@ def test_the_real_time_mask_decides_who_is_fifo_and_the_cpus_own_threads_stay_ab
 
     def priorities(cpus):
         names = {f"{name}/{cpu}" for cpu in cpus for name in per_cpu}
-        tasks = [path for path in Path("/proc").iterdir() if path.name.isdigit() and read(path / "comm") in names]
-        return {read(path / "comm"): os.sched_getparam(int(path.name)).sched_priority for path in tasks}
+        return {comm: os.sched_getparam(tid).sched_priority for tid, comm in tasks().items() if comm in names}
 
     before = priorities(range(16))
     vm = run("realtime", topology=(1, 4, 1), guest="64Mi", hugepages=True, cpu={**PASSTHROUGH, "realtime": {"mask": "0-3,^1"}})

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from lab import product
-from lab.inside import CGROUP_ROOT, CPUS, Cgroup, allowed, cgroup_of, eventually, read
+from lab.inside import CGROUP_ROOT, CPUS, Cgroup, allowed, cgroup_of
+from lab.looking import eventually, lasting_threads, read
 from quietcore.model import CpuSet
 
 pytestmark = pytest.mark.lab("2s4n16c")
@@ -46,10 +47,9 @@ def sound():
 
 
 def as_it_stands(domain):
-    """Every thread of QEMU with its CPUs and group, and what its groups say."""
+    """Every thread of QEMU that lasts, with its CPUs and group, and what its groups say."""
     pid = int(read(f"/run/libvirt/qemu/{domain.name()}.pid"))
-    tids = sorted(int(task.name) for task in Path(f"/proc/{pid}/task").iterdir())
-    threads = {tid: (str(allowed(tid)), cgroup_of(tid)) for tid in tids}
+    threads = {tid: (str(allowed(tid)), cgroup_of(tid)) for tid in lasting_threads(pid)}
     groups = {Path(group) for _, group in threads.values()}
     names = ("cpuset.cpus", "cpuset.cpus.exclusive", "cpuset.cpus.partition", "cpu.weight")
     files = {f"{group}/{name}": Cgroup(group).get(name) for group in {*groups, *(group.parent for group in groups)} for name in names}

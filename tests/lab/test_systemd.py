@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from lab.inside import CGROUP_ROOT, Cgroup, cgroup_of, eventually, read
+from lab.inside import CGROUP_ROOT, Cgroup, cgroup_of
+from lab.looking import eventually, read
 
 pytestmark = pytest.mark.lab("systemd")
 ROOT = Cgroup(CGROUP_ROOT)

@@ -1,10 +1,11 @@
 """The real thing for tests: a private libvirtd, once with libvirt's own cgroups and once without any."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 from tests.prerequisites import missing, need_programs, need_root
+
+from lab.looking import groups_below
 
 
 @pytest.fixture(scope="session", params=["libvirt's own cgroups", "no cgroups"])
@@ -41,4 +42,4 @@ def quietcore(tmp_path, libvirt_uri):
         program("delete", name, "--now")
     assert program.domains() == []
     assert not list((program.state / "vms").glob("*"))
-    assert [name for name in names if list(Path("/sys/fs/cgroup").glob(f"**/*{name}*"))] == []
+    assert [group for group in groups_below("/sys/fs/cgroup") if any(name in group.name for name in names)] == []

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import libvirt
-from tests.waiting import PATIENCE_S
+
+from lab.looking import PATIENCE_S, groups_below
 
 CGROUPS = Path("/sys/fs/cgroup")
 ROOT_QEMU = """\
@@ -78,7 +79,7 @@ def machine_cgroups():
 def remove_cgroups(paths):
     """Remove cgroups that no process is in, the innermost first; one that is in use stays."""
     for path in sorted(paths):
-        for one in sorted((path, *(inner for inner in path.rglob("*") if inner.is_dir())), reverse=True):
+        for one in (*groups_below(path), path):
             with suppress(OSError):
                 one.rmdir()
 

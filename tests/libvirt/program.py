@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 import libvirt
-from tests.waiting import PATIENCE_S
+
+from lab.looking import PATIENCE_S
 
 
 class Program:

@@ -6,7 +6,8 @@ import libvirt
 import pytest
 from tests.manifest_outcomes import FOLDER, spec_of
 from tests.prerequisites import need_root
-from tests.waiting import PATIENCE_S
+
+from lab.looking import PATIENCE_S
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(900)]
 FOREIGN = """\

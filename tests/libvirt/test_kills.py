@@ -6,12 +6,12 @@ import os
 import random
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 from tests.libvirt.test_moving import foreign, program, threads_of, two_cpus
 from tests.libvirt.test_quietcore import ONE, first_vcpu, move_away, vmi
-from tests.waiting import PATIENCE_S
+
+from lab.looking import PATIENCE_S, groups_below
 
 __all__ = ["foreign", "program"]
 pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(3600)]
@@ -93,4 +93,4 @@ def test_a_kill_at_any_instant_loses_no_vm_and_gives_no_cpu_twice(program, forei
         print(f"seed {seed}, kill {number}: {name} after {after_s:.3f} s")
         count += one_kill(program, foreign, manifest, name, after_s)
     assert count > 0
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/*{ONE}*"))
+    assert [group for group in groups_below("/sys/fs/cgroup") if ONE in group.name] == []

@@ -11,7 +11,8 @@ import libvirt
 import pytest
 from tests.libvirt.test_quietcore import ONE, Program, first_vcpu, vmi
 from tests.prerequisites import missing
-from tests.waiting import PATIENCE_S
+
+from lab.looking import PATIENCE_S, lasting_threads
 
 pytestmark = pytest.mark.libvirt
 
@@ -68,10 +69,7 @@ def threads_of(domain):
         if entry.name.isdigit() and f"guest={domain.name()},".encode() in _cmdline(entry)
     )
     found = {}
-    for tid in sorted(int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()):
-        comm = Path(f"/proc/{pid}/task/{tid}/comm").read_text().strip()
-        if "worker" in comm:
-            continue  # comes and goes
+    for tid, comm in lasting_threads(pid).items():
         groups = Path(f"/proc/{pid}/task/{tid}/cgroup").read_text()
         found[tid] = (comm, sorted(os.sched_getaffinity(tid)), os.sched_getscheduler(tid), groups)
     groups = [line.rpartition(":")[2] for *_, text in found.values() for line in text.splitlines() if ":cpuset:" in line]

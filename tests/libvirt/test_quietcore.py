@@ -13,7 +13,8 @@ import libvirt
 import pytest
 from tests.libvirt.program import Program
 from tests.prerequisites import need_programs, need_root
-from tests.waiting import PATIENCE_S, eventually
+
+from lab.looking import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.libvirt
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from tests.libvirt.program import Program
 from tests.prerequisites import missing
+
+from lab.looking import groups_below, lasting_threads, read, tasks
 
 pytestmark = pytest.mark.libvirt
 
@@ -70,8 +73,11 @@ def policy(tid):
 
 def budgets():
     """Every group that has a real-time budget; empty where the kernel knows none."""
-    files = BUDGETS.rglob("cpu.rt_runtime_us")
-    return {str(file.parent): text for file in files if (text := file.read_text().strip()) != "0"}
+    found = {}
+    for group in (BUDGETS, *groups_below(BUDGETS)):
+        with suppress(FileNotFoundError):  # of the whole kernel, or since the group was listed
+            found[str(group)] = read(group / "cpu.rt_runtime_us")
+    return {group: budget for group, budget in found.items() if budget != "0"}
 
 
 def warnings(program):
@@ -84,14 +90,7 @@ def locked_kb(pid):
 
 def kernel_threads(cpu):
     names = {f"{name}/{cpu}" for name in ("ksoftirqd", "ktimers", "rcuc")}
-    return {path.parent.name: policy(int(path.parent.name)) for path in Path("/proc").glob("[0-9]*/comm") if _comm(path) in names}
-
-
-def _comm(path):
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""  # it ended meanwhile
+    return {tid: policy(tid) for tid, comm in tasks().items() if comm in names}
 
 
 def test_masked_vcpus_are_real_time_and_afterwards_every_budget_and_kernel_thread_is_as_before(quietcore, tmp_path):
@@ -101,7 +100,7 @@ def test_masked_vcpus_are_real_time_and_afterwards_every_budget_and_kernel_threa
     seen = quietcore.json("describe", "realtime")
     policies = {thread["vcpu"]: policy(thread["tid"]) for thread in seen["threads"] if thread["vcpu"] is not None}
     assert policies == {0: ("fifo", 3), 1: ("other", 0)}
-    assert {policy(thread["tid"]) for thread in seen["threads"] if thread["vcpu"] is None} == {("other", 0)}
+    assert {policy(tid) for tid in lasting_threads(seen["pid"]).keys() - {thread["tid"] for thread in seen["vcpus"]}} == {("other", 0)}
     assert min(priority for _, priority in kernel_threads(seen["vcpus"][0]["pcpu"]).values()) > 3
     group = (Path("/proc") / str(seen["vcpus"][0]["tid"]) / "cgroup").read_text().partition(":cpu:")[2].partition("\n")[0]
     if (BUDGETS / "cpu.rt_runtime_us").exists():

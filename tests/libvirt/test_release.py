@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tests.libvirt.test_quietcore import ONE, vmi
 
+from lab.looking import lasting_threads
+
 pytestmark = pytest.mark.libvirt
 SCRIPT = Path(__file__).parents[2] / "packaging" / "release-cpus.sh"
 
@@ -20,7 +22,7 @@ def test_the_script_and_then_the_command_free_every_cpu_and_the_vm_runs_on(quiet
     assert os.sched_getaffinity(vcpu["tid"]) == {vcpu["pcpu"]}
     done = subprocess.run(["sh", SCRIPT, "", quietcore.state / "ledger.json"], capture_output=True, text=True, check=True)
     assert done.stderr == ""
-    tids = [int(task.name) for task in Path(f"/proc/{described['pid']}/task").iterdir()]
+    tids = lasting_threads(described["pid"])
     assert [os.sched_getaffinity(tid) for tid in tids] == [everyone] * len(tids)
     assert quietcore("release", "--all").startswith(f"vm/{ONE} shares the pool")
     after = quietcore.json("describe", ONE)

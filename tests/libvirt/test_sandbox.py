@@ -14,9 +14,9 @@ import libvirt
 import pytest
 from tests.libvirt.test_moving import program, threads_of, two_cpus  # noqa: F401  # `program` is a fixture
 from tests.prerequisites import need_programs
-from tests.waiting import eventually
 
 import demo_guest
+from lab.looking import eventually
 
 pytestmark = pytest.mark.libvirt
 
