@@ -40,7 +40,7 @@ class Agent:
 
     def repairs_at_once(self, drift, *parts):
         """Make a drift that an event tells. A look that happened to come first saw it without one: then once more."""
-        for count in range(1, 4):
+        for count in range(1, 21):
             drift()
             eventually(lambda count=count: len(self.told("drift-repaired", *parts)) >= count, f"no repair {parts}: {self.log.read_text()}")
             if self.told("drift-repaired", *parts, "by=file"):
@@ -57,7 +57,7 @@ class Agent:
 
     def end(self):
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE_S)
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,11 @@ import pytest
 
 from lab import product
 from lab.inside import allowed, run_time_ns
-from lab.looking import eventually, read, tasks
+from lab.looking import PATIENCE_S, eventually, read, tasks
 from quietcore.model import CpuSet
 
 pytestmark = pytest.mark.lab
 PRIORITY = 10
-LIMIT_S = 240
-"""How long one operation may take before it counts as hung. The lab's CPUs are emulated on shared cores: no measure of anything."""
-
 BOOT_SECTOR = bytes([0xBA, 0xF8, 0x03, 0xB0, ord("P"), 0xEE, 0xFA, 0xEB, 0xFE])  # mov dx,3f8h; mov al,'P'; out dx,al; cli; jmp $
 THROTTLE = Path("/proc/sys/kernel/sched_rt_runtime_us")
 FAIR_SERVERS = Path("/sys/kernel/debug/sched/fair_server")
@@ -100,7 +97,7 @@ def kernel_threads(cpus):
 
 def completes(*command):
     """Run a program of its own, so that one that hangs in the kernel is seen from outside."""
-    done = subprocess.run(command, timeout=LIMIT_S, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, timeout=PATIENCE_S, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -54,7 +54,7 @@ class Daemon:
     def stop(self):
         """End the daemon; its domains go on."""
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(PATIENCE_S)
 
 
 def folders(root):

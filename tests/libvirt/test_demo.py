@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tests.prerequisites import need_programs, need_root
 
+from lab.looking import PATIENCE_S
+
 CLONE = Path(__file__).parents[2]
 COMMANDS = """\
 status=0
@@ -57,7 +59,7 @@ def demo(tmp_path_factory):
             capture_output=True,
             text=True,
             check=False,
-            timeout=400,
+            timeout=3 * PATIENCE_S,
         )
         parts = {title: lines for title, *lines in (part.splitlines() for part in done.stdout.split("== ")[1:])}
         end(next((title for title in parts if title.startswith("pids: ")), "pids: ").split()[1:])

@@ -15,6 +15,7 @@ from tests.prerequisites import missing, need_programs, need_root
 from tests.unit.test_domain_schema import SPECS, plan
 from tests.vm_specs import GI, MI, UID, dedicated, plan_for, root_disk, vm
 
+from lab.looking import PATIENCE_S
 from quietcore import domain
 from quietcore.model import CpuSet, GuestTopology, Interface, IoThreads
 
@@ -43,7 +44,7 @@ def ask_libvirt(root: Path, xmls: dict[str, str]) -> dict[str, dict[str, str]]:
         check=True,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=PATIENCE_S,
     )
     return json.loads(done.stdout)
 

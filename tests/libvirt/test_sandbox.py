@@ -16,7 +16,7 @@ from tests.libvirt.test_moving import program, threads_of, two_cpus  # noqa: F40
 from tests.prerequisites import need_programs
 
 import demo_guest
-from lab.looking import eventually
+from lab.looking import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.libvirt
 
@@ -60,7 +60,7 @@ done
 def guest(tmp_path_factory):
     """The demo guest's kernel, and its initramfs with an agent."""
     need_programs("apt-get", "qemu-system-x86_64")
-    boot = Path(subprocess.check_output([sys.executable, demo_guest.__file__], text=True, timeout=300).strip()) / "boot"
+    boot = Path(subprocess.check_output([sys.executable, demo_guest.__file__], text=True, timeout=PATIENCE_S).strip()) / "boot"
     folder = tmp_path_factory.mktemp("guest")
     initrd = folder / "initrd"
     hello = b"#!/bin/sh\nagent &\n"  # the last that the guest's init calls

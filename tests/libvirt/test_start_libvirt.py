@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.prerequisites import need_programs, need_root
 
+from lab.looking import PATIENCE_S
 from quietcore.host.kvm import detect
 
 SCRIPT = Path(__file__).parents[2] / "scripts/start_libvirt.py"
@@ -48,7 +49,11 @@ def started(tmp_path_factory):
         + f"{sys.executable} {SCRIPT}; {sys.executable} {SCRIPT}; echo $(cat /run/libvirtd.pid) $(cat /run/virtlogd.pid)"
     )
     done = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "bash", "-c", script], capture_output=True, text=True, check=True, timeout=120
+        ["unshare", "--mount", "--propagation", "private", "bash", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
     )
     *said, pids = done.stdout.splitlines()
     daemon, log_daemon = pids.split()

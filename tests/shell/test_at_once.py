@@ -10,6 +10,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 
+from lab.looking import PATIENCE_S
 from quietcore.agent import service
 from quietcore.cli.context import App, read_config
 from quietcore.cli.main import run_cli
@@ -36,7 +37,7 @@ def requests(far: FarHost, folder, worker: int, *, by_agent: bool) -> None:
     silent()
     os.environ["QUIETCORE_CONFIG"] = str(folder / ("with-agent.toml" if by_agent else "alone.toml"))
     App.world = property(lambda app: real_time(far, app.config))  # in this process alone
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while by_agent and not (folder / "agent.sock").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)

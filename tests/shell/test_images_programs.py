@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import pytest
 
+from lab.looking import PATIENCE_S
 from quietcore.errors import InputError, OperationFailed, TimedOut
 from quietcore.images import ImageStore, SubprocessRunner, prepare
 from quietcore.images.seeds import write_seed
@@ -154,7 +155,7 @@ def registry():
 def test_an_image_is_pulled_from_a_registry(tmp_path, registry):
     need_programs("skopeo")
     store = ImageStore(tmp_path / "images", RUN)
-    image = store.pull(f"{registry}/demo/disk:1", tls_verify=False, timeout_s=60)
+    image = store.pull(f"{registry}/demo/disk:1", tls_verify=False, timeout_s=PATIENCE_S)
     assert sorted(image.files) == ["/boot/vmlinuz", "/disk/new.img"]
     path, kind = image.disk()
     assert (path.read_bytes(), kind) == (b"x" * 1024, "raw")
@@ -165,7 +166,7 @@ def test_an_image_is_pulled_from_a_registry(tmp_path, registry):
 def test_what_the_registry_does_not_have_is_an_error_with_skopeos_words(tmp_path, registry):
     need_programs("skopeo")
     with pytest.raises(OperationFailed, match="skopeo failed with exit code 1") as caught:
-        ImageStore(tmp_path / "images", RUN).pull(f"{registry}/demo/disk:2", tls_verify=False, timeout_s=60)
+        ImageStore(tmp_path / "images", RUN).pull(f"{registry}/demo/disk:2", tls_verify=False, timeout_s=PATIENCE_S)
     assert f"skopeo inspect docker://{registry}/demo/disk:2" in caught.value.hint
     assert [path.name for path in (tmp_path / "images/content").iterdir()] == []
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lab.looking import PATIENCE_S
+
 SETUP = Path(__file__).parents[2] / "scripts/setup.sh"
 HOST = ["libvirt-daemon-system", "ovmf", "python3-libvirt", "qemu-system-x86", "qemu-utils", "skopeo", "util-linux", "zstd"]
 
@@ -42,7 +44,7 @@ class Machine:
     def setup(self, *parts, uid="0"):
         path = f"{self.root / 'bin'}:/usr/sbin:/usr/bin:/sbin:/bin"
         env = {"PATH": path, "STATE": str(self.root), "POLICY_RC_D": str(self.root / "policy-rc.d"), "FAKE_UID": uid}
-        return subprocess.run(["bash", SETUP, *parts], env=env, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(["bash", SETUP, *parts], env=env, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
 
     @property
     def installed(self):
