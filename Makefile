@@ -46,7 +46,7 @@ test-lab: $(VENV)/.ready ## The tests that run in lab machines on real-time kern
 	bash scripts/setup.sh lab
 	$(BIN)/pytest -q tests/lab
 
-SOAK := tests/shell/test_sequences.py tests/shell/test_kills.py tests/libvirt/test_kills.py
+SOAK := tests/property tests/shell/test_sequences.py tests/shell/test_kills.py tests/libvirt/test_kills.py
 soak: $(VENV)/.ready ## What `make test` does of kills and random sequences, hundreds of times more often (root; hours)
 	bash scripts/setup.sh test
 	$(BIN)/pytest -q -s --soak $(SOAK)

@@ -431,7 +431,6 @@ def test_nothing_is_lost_in_any_sequence(soaking):
     told = settings(
         max_examples=5000 if soaking else 30,
         stateful_step_count=20,
-        derandomize=not soaking,
         database=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
