@@ -52,7 +52,7 @@ def foreign(libvirt_uri):
 
     def start(tune=""):
         started.append(connection.createXML(FOREIGN.format(tune=tune)))
-        return started[0]
+        return started[-1]
 
     yield start
     for domain in started:

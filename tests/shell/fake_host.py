@@ -97,6 +97,12 @@ class FakeFs(HostFs):
         self.partitions = partitions
         self.offline = CpuSet()
 
+    def read(self, path: str) -> str:
+        folder, _, name = path.rpartition("/")
+        if name == ("cpuset.cpus.effective" if self.version == 2 else "cpuset.effective_cpus") and self.is_dir(folder):
+            return f"{self.effective(folder.removeprefix(self.mount))}\n"
+        return super().read(path)
+
     def write(self, path: str, text: str) -> None:
         with self.faults.change(f"write {path}", refused):
             name = path.rpartition("/")[2]

@@ -70,6 +70,18 @@ def test_beside_our_own_vms_the_pool_follows_and_comes_back(host):
     assert everything(host) == before
 
 
+def test_threads_whose_pins_had_all_been_taken_when_it_was_adopted_have_them_back_when_those_are_free_again(host):
+    engine = host.program()
+    engine.apply(spec("ours", vcpus=3), "ours")
+    assert str(engine.world.books.load().owned) == "1-3"
+    pid = foreign(host, vcpus=1)  # its vCPU is pinned to CPUs 1-3: where partitions hold them, the kernel lent it those of the group above
+    engine.adopt(Wanted(domain="old"))
+    engine.delete(VmName(name="ours"))
+    assert engine.release(OLD)
+    forgotten = host.bare and host.partitions  # where no cpuset holds the pin, only what the kernel had made of it is known
+    assert str(host.threads.affinity(pid + 2)) == ("0,4-5" if forgotten else "1-3")
+
+
 def test_only_the_first_vcpus_get_cpus_where_a_number_is_given_and_real_time_where_asked(host):
     pid = foreign(host, vcpus=3)
     before = everything(host)

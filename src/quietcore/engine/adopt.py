@@ -29,7 +29,7 @@ from quietcore.engine.world import Event, World
 from quietcore.errors import InputError, OperationFailed, Problem, QuietcoreError, UndoFailed
 from quietcore.host import cgroups
 from quietcore.host.cgroups import Groups, Probe
-from quietcore.isolation import cpu_groups_back, files_back, partition_back, partition_cpus, policies_back, threads_back, touched
+from quietcore.isolation import cpu_groups_back, files_back, partition_back, policies_back, threads_back, touched
 from quietcore.manifest import SourceText, load
 from quietcore.model import (
     OWN_ROOT,
@@ -207,7 +207,8 @@ def give_back(world: World, entry: Entry, ledger: Ledger) -> None:
         forget(world, entry, ledger)
         return
     adopted, others = entry.adopted, ledger.without(entry.vm)
-    applier = Applier(world.fs, world.control, cgroups.hierarchy(world.fs))
+    tree = cgroups.hierarchy(world.fs)
+    applier = Applier(world.fs, world.control, tree)
     seen = observe(world, entry.vm, domain=adopted.domain)
     for policy in policies_back(adopted, seen.census):
         applier.apply(policy)
@@ -222,8 +223,8 @@ def give_back(world: World, entry: Entry, ledger: Ledger) -> None:
         if world.fs.exists(value.path):
             _file_back(world, applier, seen, value)
     seen = observe(world, entry.vm, domain=adopted.domain)
-    taken = union(partition_cpus(one.plan) for one in others.entries if one.plan is not None and one.mechanism == "partition")
-    for step in threads_back(adopted, seen.census, seen.facts, (known - online) | taken):
+    room = {group: cgroups.room(world.fs, tree, group) or online for group in {thread.cgroup for thread in adopted.threads}}
+    for step in threads_back(adopted, seen.census, seen.facts, room):
         applier.apply(step)
     _remove_made(world, adopted)
     images.discard(world.vm_directory(entry.vm))
@@ -350,8 +351,8 @@ def _file_back(world: World, applier: Applier, seen: Observation, value: SetValu
     above = group.rpartition("/")[0]
     inside = [thread.tid for thread in seen.census.threads if f"{seen.facts.mount}{thread.cgroup}" == group]
     if group == f"{seen.facts.mount}{seen.facts.home}":  # the whole VM is in it: its parent's CPUs mean the same
-        cpus = world.fs.read_or(f"{above}/cpuset.cpus.effective", "").strip() or str(seen.facts.root_cpus)
-        applier.apply(replace(value, value=cpus))
+        cpus = cgroups.room(world.fs, cgroups.hierarchy(world.fs), seen.facts.home.rpartition("/")[0])
+        applier.apply(replace(value, value=str(cpus)))
         return
     for tid in inside:
         world.fs.write(f"{above}/cgroup.threads", str(tid))

@@ -164,6 +164,19 @@ def facts(fs: HostFs, tree: Hierarchy, groups: Groups, probe: Probe) -> CgroupFa
     )
 
 
+def room(fs: HostFs, tree: Hierarchy, group: str) -> CpuSet:
+    """The CPUs that the kernel leaves to the tasks of a group now: those of the group above where none of its own is left.
+
+    None that is offline or in somebody's partition is among them. Empty where there is no cpuset controller.
+    """
+    name = "cpuset.cpus.effective" if tree.version == 2 else "cpuset.effective_cpus"
+    for level in (*reversed(levels_of(group)), ""):  # a group that the controller does not reach has what the next above it has
+        text = fs.read_or(f"{tree.mount}{level}/{name}", "").strip() if tree.mount else ""
+        if text:
+            return CpuSet.parse(text)
+    return CpuSet()
+
+
 def _has_weight(fs: HostFs, tree: Hierarchy, groups: Groups) -> bool:
     if groups.layout == "bare":
         return "cpu" in fs.read_or(f"{tree.mount}/cgroup.controllers", "").split()

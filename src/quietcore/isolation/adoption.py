@@ -63,10 +63,11 @@ def files_back(adopted: Adoption, offline: CpuSet) -> Iterator[SetValue]:
             yield SetValue(path=path, value=text, readback="cpus" if name == "cpuset.mems" else "exact")
 
 
-def threads_back(adopted: Adoption, census: ThreadCensus, facts: CgroupFacts, lost: CpuSet) -> Iterator[Step]:
+def threads_back(adopted: Adoption, census: ThreadCensus, facts: CgroupFacts, room: Mapping[str, CpuSet]) -> Iterator[Step]:
     """Then every thread goes to its group and gets its CPUs; one that was born later gets what QEMU's main thread had.
 
-    `lost` are CPUs that the kernel gives to no thread of it any more: they went offline or into somebody's partition meanwhile.
+    `room` is what the kernel leaves to the tasks of each of these groups now. A thread of whose CPUs none is there gets all of it,
+    which is what the kernel itself does: they went offline, into somebody's partition, or they were lent to it for want of its own.
     """
     before = {thread.tid: thread for thread in adopted.threads}
     main = before[adopted.pid]
@@ -83,8 +84,7 @@ def threads_back(adopted: Adoption, census: ThreadCensus, facts: CgroupFacts, lo
             name = "cgroup.threads" if facts.version == 2 else "tasks"
             yield MoveThread(path=facts.file(then.cgroup, name), group=then.cgroup, tid=thread.tid)
     for thread, then in homes:
-        cpus = then.allowed - lost or facts.root_cpus - lost
-        yield SetAffinity(tid=thread.tid, cpus=cpus)
+        yield SetAffinity(tid=thread.tid, cpus=then.allowed & room[then.cgroup] or room[then.cgroup])
 
 
 def cpu_groups_back(adopted: Adoption, now: Mapping[int, str], mount: str) -> Iterator[MoveThread]:
