@@ -403,3 +403,16 @@ def test_an_adopted_domain_gets_partitions_and_release_gives_back_exactly_what_w
     assert isolated() == CpuSet()
     assert (as_it_stands(pid), domain.XMLDesc()) == (before, xml)
     still_runs(tids[0])
+
+
+@pytest.mark.lab("2s4n16c")
+def test_threads_whose_cpus_had_all_been_taken_before_the_adoption_get_them_back_once_they_are_free(foreign, tmp_path):
+    domain, pid, tids = foreign
+    before, xml = as_it_stands(pid), domain.XMLDesc()
+    with cpus_for_vms("4-7"):
+        product.start(tmp_path, "ours", topology=(1, 4, 1))
+    assert [allowed(tid).isdisjoint(CpuSet.of(5, 7)) for tid in tids] == [True, True]  # lent to them by the kernel
+    done("adopt", "Somebodys", "--name", "theirs")
+    product.delete("ours")
+    done("release", "theirs")
+    assert (as_it_stands(pid), domain.XMLDesc()) == (before, xml)
