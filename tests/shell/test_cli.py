@@ -387,6 +387,10 @@ def test_a_reader_that_leaves_is_no_failure():
         done = process("machine", "show", size, script='"$@" | head -1; exit "${PIPESTATUS[0]}"')
         assert (done.returncode, done.stderr) == (0, "")
         assert len(done.stdout.splitlines()) == 1
+    for words in (["version"], ["--help"], ["run", "--help"], ["machine", "show", "cores=1,mem=1Gi"]):
+        for unbuffered in ("", "1"):
+            done = process(*words, script='"$@" | true; exit "${PIPESTATUS[0]}"', PYTHONUNBUFFERED=unbuffered)
+            assert (done.returncode, done.stderr) == (0, ""), words
 
 
 def test_the_program_says_its_version_and_uses_no_colours_in_a_pipe():

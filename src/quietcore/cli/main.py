@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any, Final
 
@@ -51,6 +52,16 @@ _COMMANDS: Final = {
 class Commands(click.Group):
     """The commands, imported one by one."""
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:  # noqa: ANN401  # as click passes them
+        """Read the options; some print and exit."""
+        with _a_reader_may_leave():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  # what commands return
+        """Run the command."""
+        with _a_reader_may_leave():
+            return super().invoke(ctx)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, in the order of the table."""
         del ctx
@@ -64,6 +75,15 @@ class Commands(click.Group):
         module, _, name = _COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(__import__(module, fromlist=[name]), name)
         return command
+
+
+@contextmanager
+def _a_reader_may_leave() -> Iterator[None]:
+    """That nobody reads the rest is no failure; click would make exit code 1 of it."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise click.exceptions.Exit(ExitCode.OK) from None
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -114,9 +134,7 @@ def run_cli(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         print("interrupted; a change that had been begun was undone", file=sys.stderr)  # noqa: T201  # the last word of a command
         return ExitCode.INTERRUPTED
-    except (BrokenPipeError, SystemExit) as err:
-        if isinstance(err, SystemExit) and not isinstance(err.__context__, BrokenPipeError):
-            raise
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: flushing at exit must not fail again
         return ExitCode.OK
     except Exception as err:  # noqa: BLE001  # the last resort: a defect of ours is reported as one
