@@ -15,7 +15,7 @@ from quietcore.virt import HypervisorError
 from quietcore.virt.events import DomainEvent
 from quietcore.virt.hypervisor import DomainView
 from tests.shell.fake_agent import Cared
-from tests.shell.fake_host import FakeHost
+from tests.shell.fake_host import FakeHost, Faults, Killed
 from tests.shell.realtime_host import CPU, THROTTLE, RealtimeHost, furnish, realtime
 from tests.shell.test_engine import KINDS, spec
 
@@ -430,6 +430,27 @@ def test_a_vm_that_cannot_be_put_right_does_not_hold_up_the_start(tmp_path, monk
     cared.agent.begin()
     assert [one.event for one in cared.news()][-1] == "agent-started"
     assert [one.code for one in cared.agent.care(A).findings] == ["repair-failed"]
+
+
+def test_a_move_that_cannot_be_finished_does_not_hold_up_the_start_and_is_told_until_it_is(tmp_path, monkeypatch):
+    host = FakeHost(tmp_path, **V2)
+    host.program().apply(spec("a"), "text")
+    with pytest.raises(Killed):
+        host.program(Faults(at=1, kind="kill", moment="before")).repin(A, cpus=CpuSet.of(3))
+    cared = Cared(host, begin=False)
+
+    def refuse(*_arguments):
+        raise HypervisorError("libvirt refuses")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.hypervisor, "pin_vcpu", refuse)
+        cared.agent.begin()
+        assert [one.event for one in cared.news()][-2:] == ["repair-failed", "agent-started"]
+        assert [one.code for one in cared.agent.care(A).findings] == ["repair-failed"]
+        assert "repair-failed" not in cared.settle(after_s=31)
+    assert "recovered" in cared.settle(after_s=31) + cared.settle(after_s=31)
+    assert (cared.agent.care(A).findings, cared.engine.view(A).entry.moving) == ((), None)
+    assert cared.vcpu("a").allowed == CpuSet.parse("1")
 
 
 def test_while_a_command_holds_the_lock_the_repair_waits_and_then_comes(cared):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pytest
 
 from quietcore.engine import Move
 from quietcore.engine.repin import move_to, repin
-from quietcore.errors import InputError, OperationFailed
+from quietcore.errors import InputError, OperationFailed, UndoFailed
 from quietcore.model import CpuSet, GuestTopology, Plan, Realtime, Refusal, VmName
-from tests.shell.fake_host import FakeHost, Faults
+from tests.shell.fake_host import FakeHost, Faults, Killed
 from tests.shell.test_engine import KINDS, spec
 
-A = VmName(name="a")
+A, C = VmName(name="a"), VmName(name="c")
 
 
 @pytest.fixture(params=KINDS, ids=list(KINDS))
@@ -253,3 +253,34 @@ def test_a_move_that_libvirt_refuses_is_undone(host):
     with pytest.raises(OperationFailed):
         host.program(Faults(at=pinned)).repin(A, cpus=CpuSet.parse("3-4"))
     assert host.state() == before
+
+
+@pytest.mark.parametrize("strategy", ["dedicated", "whole"])
+def test_a_move_away_from_an_offline_cpu_is_undone_or_done_wherever_it_is_cut_off(host, tmp_path_factory, strategy):
+    one = spec("c", vcpus=1, strategy=strategy)
+    host.program().apply(one, "text")
+    (home,) = host.program().view(C).entry.owned
+    host.fs.switch(home, on=False)
+    with suppress(OperationFailed):  # that a CPU of it is offline is told
+        host.program().apply(one, "text")
+    waits, counting, copies = vcpu_of_c(host), Faults(), tmp_path_factory.mktemp("copies")
+    host.copy(copies / "counting").program(counting).repin(C, cpus=CpuSet.of(5))
+    found = set()
+    for at in range(len(counting.names)):
+        other = host.copy(copies / str(at))
+        with suppress(OperationFailed, UndoFailed, Killed):
+            other.program(Faults(at=at, kind=("error", "kill")[at % 2], moment="after")).repin(C, cpus=CpuSet.of(5))
+        with suppress(OperationFailed):
+            other.program().apply(one, "text")
+        entry = other.program().view(C).entry
+        assert entry.moving is None
+        found.add((str(entry.owned), str(vcpu_of_c(other))))
+        other.fs.switch(home, on=True)
+        other.program().apply(one, "text")
+        assert vcpu_of_c(other) == entry.owned
+    assert found == {(str(home), str(waits)), ("5", "5")}
+
+
+def vcpu_of_c(host):
+    (vcpu,) = host.program().observation(C).census.vcpus
+    return vcpu.allowed

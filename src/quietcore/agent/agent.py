@@ -288,6 +288,7 @@ class Agent:
         if self._ended is None and (due is None or due > now):
             return
         outcomes = self._revival.run(self._failed)
+        self.caretaker.note_unfinished()
         self._ended, self._failed, self._revived = None, frozenset(), True
         for outcome in outcomes:
             if outcome.refusal is None:

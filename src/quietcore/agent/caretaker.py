@@ -74,6 +74,13 @@ class Caretaker:
         with self.world.books.locked(_LOCK_WAIT_S):
             return self._repair(vm, known, cause)
 
+    def note_unfinished(self) -> None:
+        """After a recovery: a VM that is still on the move cannot be looked at, and that is its trouble. Why it is so was told then."""
+        for entry in self.running():
+            if entry.moving is not None:
+                message = "a move of its vCPUs that had been cut off cannot be finished yet"
+                self._failed(self.vms.setdefault(entry.vm, Known(vm=entry.vm)), OperationFailed(message))
+
     def doubt_everyone(self) -> None:
         """Look at all of each VM the next time: at any CPU that comes online the kernel allows some of its threads everywhere again."""
         for known in self.vms.values():

@@ -8,7 +8,7 @@ every thread was read back on its new CPU, the new one from then on. `finish` br
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -30,8 +30,8 @@ from quietcore.engine.world import Event, World
 from quietcore.errors import InputError, OperationFailed, Problem, QuietcoreError, UndoFailed
 from quietcore.host import cgroups
 from quietcore.host.cgroups import Groups, Probe
-from quietcore.isolation import move_order, moved_vcpus, moving_steps, narrowed, released
-from quietcore.model import OWN_ROOT, CpuSet, Entry, LauncherPod, Ledger, Machine, Plan, Refusal, union
+from quietcore.isolation import awaiting_steps, move_order, moved_vcpus, moving_steps, narrowed, released
+from quietcore.model import OWN_ROOT, CpuSet, Entry, LauncherPod, Ledger, Machine, Plan, Refusal, Step, union
 from quietcore.placement import fit_of, move
 
 _MOVES: Final = {"partition"}
@@ -196,11 +196,14 @@ def bring(world: World, machine: Machine, ledger: Ledger, entry: Entry) -> None:
     follow_pool(world, machine, ledger)
     applier = Applier(world.fs, world.control, cgroups.hierarchy(world.fs))
     raise_kernel_threads(world, entry, there)
-    seen = observe(world, entry.vm, domain=entry.domain)
-    for step in moving_steps(here, there, seen.census, seen.facts, entry.mechanism):
+    seen, online = observe(world, entry.vm, domain=entry.domain), world.online
+    steps: Iterable[Step] = moving_steps(here, there, seen.census, seen.facts, entry.mechanism)
+    if not plan.exclusive <= online:  # what cannot go there waits on the pool, where `settle` puts it
+        steps = awaiting_steps(there, seen.facts, online)
+    for step in steps:
         applier.apply(step)
     settle(world, entry, there)
-    _tell_libvirt(world, entry, here, there)
+    _tell_libvirt(world, entry, here, there, online)
     if plan.memory != other.memory:
         from quietcore.engine.memory import bring_memory  # noqa: PLC0415  # as above
 
@@ -256,15 +259,17 @@ def _narrow(world: World, ledger: Ledger, entry: Entry) -> None:
         applier.apply(step)
 
 
-def _tell_libvirt(world: World, entry: Entry, here: Plan, there: Plan) -> None:
-    """libvirt's own books, last: it sets the same cpusets and affinities again, and refuses CPUs that a cpuset does not have."""
+def _tell_libvirt(world: World, entry: Entry, here: Plan, there: Plan, online: CpuSet) -> None:
+    """libvirt's own books, last: it sets the same cpusets and affinities again, and refuses CPUs that are offline or not in a cpuset."""
     pinned = entry.adopted.vcpu_pins if entry.adopted is not None else None
     goal = {vcpu.vcpu: vcpu.pcpu for vcpu in there.vcpus}
     for vcpu in moved_vcpus(here, there):
         cpu = goal[vcpu]
+        if cpu is not None and cpu not in online:
+            continue
         if pinned is None or vcpu in pinned:  # a pin that an adopted domain did not have could not be taken back
             world.hypervisor.pin_vcpu(entry.domain, vcpu, there.shared if cpu is None else CpuSet.of(cpu))
-    if here.emulator != there.emulator and (entry.adopted is None or entry.adopted.emulator_pin is not None):
+    if here.emulator != there.emulator and there.emulator <= online and (entry.adopted is None or entry.adopted.emulator_pin is not None):
         world.hypervisor.pin_emulator(entry.domain, there.emulator)
 
 

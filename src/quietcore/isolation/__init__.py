@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from quietcore.isolation.foreign import ForeignTask, IrqFact
     from quietcore.isolation.irqs import irq_steps, kernel_task_steps
     from quietcore.isolation.locking import MemoryLock, unlocked
-    from quietcore.isolation.moving import move_order, moved_vcpus, moving_steps, narrowed
+    from quietcore.isolation.moving import awaiting_steps, move_order, moved_vcpus, moving_steps, narrowed
     from quietcore.isolation.realtime import inversions, is_below, polling_cpus, raising_steps, realtime_cpus
     from quietcore.isolation.steps import Isolation, isolate, mechanism_of, refreshed, released, waiting
     from quietcore.isolation.targets import HOUSEKEEPING, partition_cpus
@@ -24,7 +24,7 @@ else:
         foreign="ForeignTask IrqFact",
         irqs="irq_steps kernel_task_steps",
         locking="MemoryLock unlocked",
-        moving="move_order moved_vcpus moving_steps narrowed",
+        moving="awaiting_steps move_order moved_vcpus moving_steps narrowed",
         realtime="inversions is_below polling_cpus raising_steps realtime_cpus",
         steps="Isolation isolate mechanism_of refreshed released waiting",
         targets="HOUSEKEEPING partition_cpus",
@@ -40,6 +40,7 @@ __all__ = [
     "IrqFact",
     "Isolation",
     "MemoryLock",
+    "awaiting_steps",
     "budget_files",
     "budget_steps",
     "by_severity",
