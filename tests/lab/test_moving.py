@@ -416,3 +416,19 @@ def test_threads_whose_cpus_had_all_been_taken_before_the_adoption_get_them_back
     product.delete("ours")
     done("release", "theirs")
     assert (as_it_stands(pid), domain.XMLDesc()) == (before, xml)
+
+
+@pytest.mark.lab("2s4n16c")
+def test_a_domain_whose_cpus_others_have_is_released_beside_them_and_gets_them_back_when_they_end(foreign, tmp_path):
+    domain, pid, tids = foreign
+    before = as_it_stands(pid)
+    with cpus_for_vms("4-7"):
+        product.start(tmp_path, "ours", topology=(1, 4, 1))
+    lent, xml = as_it_stands(pid), domain.XMLDesc()
+    done("adopt", "Somebodys", "--name", "theirs")
+    done("release", "theirs")
+    assert (as_it_stands(pid), domain.XMLDesc()) == (lent, xml)
+    in_place(product.RunningVm.of("ours"))
+    product.delete("ours")
+    assert as_it_stands(pid) == before
+    still_runs(tids[0])

@@ -397,25 +397,26 @@ class FakeHypervisor:
     def pin_vcpu(self, name: str, vcpu: int, cpus: CpuSet) -> None:
         tid = self.pids[name] + 2 + vcpu
         with self.faults.change(f"pin vcpu {vcpu}", _hypervisor_refused):
-            self._set_group_cpus(name, f"vcpu{vcpu}", cpus)
-            self.threads_of_host.affinities[tid] = cpus
+            self._pin(name, tid, f"vcpu{vcpu}", cpus)
             self.pins[name]["vcpupin", vcpu] = cpus
 
     def pin_emulator(self, name: str, cpus: CpuSet) -> None:
         with self.faults.change("pin emulator", _hypervisor_refused):
-            self._set_group_cpus(name, "emulator", cpus)
-            self.threads_of_host.affinities[self.pids[name]] = cpus
+            self._pin(name, self.pids[name], "emulator", cpus)
             self.pins[name]["emulatorpin", None] = cpus
 
     def pin_iothread(self, name: str, thread: int, cpus: CpuSet) -> None:
         with self.faults.change(f"pin iothread {thread}", _hypervisor_refused):
             self.pins[name]["iothreadpin", thread] = cpus
 
-    def _set_group_cpus(self, name: str, child: str, cpus: CpuSet) -> None:
-        """As libvirt does where it has groups of its own."""
+    def _pin(self, name: str, tid: int, child: str, cpus: CpuSet) -> None:
+        """As libvirt does: the cpuset first where it has groups of its own, then the thread, for which it may be too late to ask."""
         group = self.fs.path(f"{self.fs.mount}/machine/qemu-{self.pids[name]}-{name}.libvirt-qemu/{child}")
         if group.is_dir():
             (group / "cpuset.cpus").write_text(f"{cpus}\n")
+        if cpus.isdisjoint(self.fs.limit(tid)):
+            raise HypervisorError(f"cannot set CPU affinity on process {tid}: Invalid argument")
+        self.threads_of_host.affinities[tid] = cpus
 
     def plug(self, name: str) -> int:
         """A vCPU is plugged in, as libvirt does: a thread and, in its own layout, a group. Gives the thread."""

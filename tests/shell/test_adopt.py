@@ -72,9 +72,9 @@ def test_beside_our_own_vms_the_pool_follows_and_comes_back(host):
 
 def test_threads_whose_pins_had_all_been_taken_when_it_was_adopted_have_them_back_when_those_are_free_again(host):
     engine = host.program()
+    pid = foreign(host, vcpus=1)  # its vCPU is pinned to CPUs 1-3: where partitions hold them, the kernel lends it those of the group above
     engine.apply(spec("ours", vcpus=3), "ours")
     assert str(engine.world.books.load().owned) == "1-3"
-    pid = foreign(host, vcpus=1)  # its vCPU is pinned to CPUs 1-3: where partitions hold them, the kernel lent it those of the group above
     engine.adopt(Wanted(domain="old"))
     engine.delete(VmName(name="ours"))
     assert engine.release(OLD)

@@ -103,6 +103,14 @@ class Oracle:
         return self
 
 
+def located(oracle: Oracle, host: FakeHost) -> None:
+    """Which CPUs they were is the managers' affair: the oracle reads them in the books."""
+    for entry in host.program().world.books.load().entries:
+        known = oracle.vms.get(entry.vm.name)
+        if known is not None:
+            oracle.vms[entry.vm.name] = replace(known, at=entry.owned)
+
+
 def placed(host: FakeHost, domain: str) -> dict[int, object]:
     """Every thread of a domain: its group, its CPUs, its policy."""
     tids = map(int, host.fs.listdir(f"/proc/{host.hypervisor.pids[domain]}/task"))
@@ -192,6 +200,8 @@ class Sequences(RuleBasedStateMachine):
                     recover(self.host, Faults(at=int(trouble.again * len(again.names)), kind="kill", moment=trouble.moment))
             recover(self.host)
             now = snapshot(self.host)
+            located(self.oracle, untouched)
+            located(expected, carried)
             outcomes = {"undone": (untouched, self.oracle.recover()), "carried out": (carried, expected.recover())}
             states = {what: (snapshot(host), oracle) for what, (host, oracle) in outcomes.items()}
             found = [what for what, (state, _) in states.items() if state == now]
@@ -201,10 +211,7 @@ class Sequences(RuleBasedStateMachine):
             self.drifted = False
             for host in (untouched, carried):
                 shutil.rmtree(host.root)
-        for entry in self.books().entries:  # which CPUs it were is the managers' affair
-            known = self.oracle.vms.get(entry.vm.name)
-            if known is not None:
-                self.oracle.vms[entry.vm.name] = replace(known, at=entry.owned)
+        located(self.oracle, self.host)
 
     def strike(self, command: Callable[[FakeHost, Faults], None], names: list[str], trouble: Trouble) -> None:
         at = int(trouble.share * len(names))

@@ -7,9 +7,10 @@ written, libvirt's pins. An adoption that is cut off is always undone, a release
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
@@ -216,19 +217,30 @@ def give_back(world: World, entry: Entry, ledger: Ledger) -> None:
     for move in cpu_groups_back(adopted, standing, cgroups.v1_mount(world.fs, "cpu")):
         applier.apply(move)
     _levels_back(world, entry, others)
-    _unpin(world, entry)
-    online = world.online
-    known = union(thread.allowed for thread in adopted.threads)
-    for value in files_back(adopted, known - online):
-        if world.fs.exists(value.path):
-            _file_back(world, applier, seen, value)
-    seen = observe(world, entry.vm, domain=adopted.domain)
-    room = {group: cgroups.room(world.fs, tree, group) or online for group in {thread.cgroup for thread in adopted.threads}}
-    for step in threads_back(adopted, seen.census, seen.facts, room):
-        applier.apply(step)
+    _put_back(world, entry, adopted, applier)  # libvirt pins no thread to CPUs that its group lacks
+    if _unpin(world, entry, adopted):
+        _put_back(world, entry, adopted, applier)  # libvirt has written cpusets and affinities of its own
     _remove_made(world, adopted)
     images.discard(world.vm_directory(entry.vm))
     restore_host(world, entry, others)
+
+
+def _put_back(world: World, entry: Entry, adopted: Adoption, applier: Applier) -> None:
+    """The texts of files, then each thread's group and affinity."""
+    seen = observe(world, entry.vm, domain=adopted.domain)
+    known = union(thread.allowed for thread in adopted.threads)
+    for value in files_back(adopted, known - world.online):
+        if world.fs.exists(value.path):
+            _file_back(world, applier, seen, value)
+    seen = observe(world, entry.vm, domain=adopted.domain)
+    room = {group: _room(world, group) for group in {thread.cgroup for thread in adopted.threads}}
+    for step in threads_back(adopted, seen.census, seen.facts, room):
+        applier.apply(step)
+
+
+def _room(world: World, group: str) -> CpuSet:
+    """The CPUs that the kernel leaves to the tasks of a group now."""
+    return cgroups.room(world.fs, cgroups.hierarchy(world.fs), group) or world.online
 
 
 def _undo(world: World, vm: VmName, before: Ledger) -> None:
@@ -314,19 +326,46 @@ def _pin(world: World, entry: Entry, plan: Plan) -> None:
         world.hypervisor.pin_emulator(adopted.domain, plan.emulator)
 
 
-def _unpin(world: World, entry: Entry) -> None:
-    adopted = entry.adopted
-    if adopted is None:
-        return
-    now = domain_facts(world.hypervisor.xml(adopted.domain))
+def _unpin(world: World, entry: Entry, adopted: Adoption) -> bool:
+    """libvirt's books; whether it had to pin anything. A pin to CPUs that others have by now is refused, and becomes what is left."""
+    seen, changed = observe(world, entry.vm, domain=adopted.domain), False
+    for pin in _pins(world, adopted):
+        group = pin.group.rpartition("/")[0] if seen.facts.layout == "libvirt" else pin.group  # its own group libvirt changes first
+        room = _room(world, group)
+        goal = room if pin.cpus.isdisjoint(room) else pin.cpus
+        if goal != pin.cpus:
+            _tell(world, entry, "note", f"libvirt's pin of {pin.what} is {goal}: others have {pin.cpus} now")
+        if pin.standing != goal:
+            pin.set(goal)
+            changed = True
+    return changed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pin:
+    """A pin in libvirt's books: the CPUs that it had, those that it has, and the group of its thread."""
+
+    what: str
+    cpus: CpuSet
+    standing: CpuSet | None
+    group: str
+    set: Callable[[CpuSet], None]
+
+
+def _pins(world: World, adopted: Adoption) -> Iterator[_Pin]:
+    now, host, name = domain_facts(world.hypervisor.xml(adopted.domain)), world.hypervisor, adopted.domain
+    home = next(one.cgroup for one in adopted.threads if one.tid == adopted.pid)
+    vcpus = {one.vcpu: one.cgroup for one in adopted.threads}
+    iothreads = {one.iothread: one.cgroup for one in adopted.threads}
     for vcpu, cpus in adopted.vcpu_pins.items():
-        if now.vcpu_pins.get(vcpu) != cpus:
-            world.hypervisor.pin_vcpu(adopted.domain, vcpu, cpus)
-    if adopted.emulator_pin is not None and now.emulator_pin != adopted.emulator_pin:
-        world.hypervisor.pin_emulator(adopted.domain, adopted.emulator_pin)
+        group, pin = vcpus.get(vcpu, home), partial(host.pin_vcpu, name, vcpu)
+        yield _Pin(what=f"vCPU {vcpu}", cpus=cpus, standing=now.vcpu_pins.get(vcpu), group=group, set=pin)
+    if adopted.emulator_pin is not None:
+        pin = partial(host.pin_emulator, name)
+        yield _Pin(what="the emulator", cpus=adopted.emulator_pin, standing=now.emulator_pin, group=home, set=pin)
     for thread, cpus in adopted.io_pins.items():
-        if now.iothread_pins.get(thread) != cpus:
-            world.hypervisor.pin_iothread(adopted.domain, thread, cpus)
+        group, pin = iothreads.get(thread, home), partial(host.pin_iothread, name, thread)
+        yield _Pin(what=f"I/O thread {thread}", cpus=cpus, standing=now.iothread_pins.get(thread), group=group, set=pin)
 
 
 def _levels_back(world: World, entry: Entry, others: Ledger) -> None:
