@@ -9,7 +9,7 @@ import pytest
 from quietcore.engine import Wanted
 from quietcore.errors import InputError, OperationFailed
 from quietcore.model import CpuSet, VmName
-from tests.shell.fake_host import FakeHost
+from tests.shell.fake_host import FakeHost, Faults, Killed
 from tests.shell.foreign import foreign
 from tests.shell.test_engine import KINDS, spec
 
@@ -44,6 +44,20 @@ def test_every_running_vm_is_found_as_it_was(host):
     engine = host.program()
     engine.reconcile()
     assert all(engine.verify(view).ok for view in engine.views())
+
+
+def test_a_start_that_was_cut_off_when_the_vm_ran_already_has_its_copy_from_the_recovery(host):
+    counting = Faults()
+    host.program(counting).apply(spec("a"), "text")
+    host.program().delete(A)
+    with pytest.raises(Killed):
+        host.program(Faults(at=counting.names.index("resume"), kind="kill", moment="after")).apply(spec("a"), "text")
+    host.program().reconcile()
+    before = host.program().world.books.load()
+    assert before.find(A).phase == "running"
+    lose(host)
+    rebuilt = host.program().rebuild()
+    assert (rebuilt.notes, rebuilt.ledger.entries) == ((), before.entries)
 
 
 def test_a_vcpu_is_where_the_kernel_has_its_thread(host):

@@ -218,7 +218,7 @@ def give_back(world: World, entry: Entry, ledger: Ledger) -> None:
         applier.apply(move)
     _levels_back(world, entry, others)
     _put_back(world, entry, adopted, applier)  # libvirt pins no thread to CPUs that its group lacks
-    if _unpin(world, entry, adopted):
+    if _unpin(world, entry, adopted, applier):
         _put_back(world, entry, adopted, applier)  # libvirt has written cpusets and affinities of its own
     _remove_made(world, adopted)
     images.discard(world.vm_directory(entry.vm))
@@ -326,7 +326,7 @@ def _pin(world: World, entry: Entry, plan: Plan) -> None:
         world.hypervisor.pin_emulator(adopted.domain, plan.emulator)
 
 
-def _unpin(world: World, entry: Entry, adopted: Adoption) -> bool:
+def _unpin(world: World, entry: Entry, adopted: Adoption, applier: Applier) -> bool:
     """libvirt's books; whether it had to pin anything. A pin to CPUs that others have by now is refused, and becomes what is left."""
     seen, changed = observe(world, entry.vm, domain=adopted.domain), False
     for pin in _pins(world, adopted):
@@ -338,6 +338,8 @@ def _unpin(world: World, entry: Entry, adopted: Adoption) -> bool:
         if pin.standing != goal:
             pin.set(goal)
             changed = True
+        if goal != pin.cpus and seen.facts.layout == "libvirt" and seen.facts.version == 2:  # so it gets them back when they are free
+            applier.apply(SetValue(path=seen.facts.file(pin.group, "cpuset.cpus"), value=str(pin.cpus), readback="cpus"))
     return changed
 
 

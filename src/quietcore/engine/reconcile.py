@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from quietcore.engine.copies import keep_copy
 from quietcore.engine.observe import findings_of, observe
 from quietcore.engine.pool import follow_pool, interrupts_away
 from quietcore.engine.shared import current_plan
@@ -56,7 +57,9 @@ def recover(world: World, machine: Machine, ledger: Ledger) -> Ledger:
             case "stopped":
                 continue
             case "creating" if view is not None and view.state == "running" and _is_sound(world, machine, ledger, entry):
-                ledger = ledger.with_entry(replace(entry, phase="running", earlier=None))
+                running = replace(entry, phase="running", earlier=None)
+                keep_copy(world, running)
+                ledger = ledger.with_entry(running)
                 _tell(world, entry.vm, "finished", "a start that had been cut off")
             case "creating":
                 tear_down(world, entry.vm, ledger.without(entry.vm))
