@@ -82,6 +82,19 @@ def test_threads_whose_pins_had_all_been_taken_when_it_was_adopted_have_them_bac
     assert str(host.threads.affinity(pid + 2)) == ("0,4-5" if forgotten else "1-3")
 
 
+def test_on_cgroup_v1_a_cpuset_that_lost_its_last_cpu_is_left_empty_again(tmp_path):
+    host = FakeHost(tmp_path, cpus=6, **KINDS["v1 libvirt"])
+    foreign(host, vcpus=1)
+    for cpu in (1, 2, 3):  # the pin of its vCPU: the kernel forgets them for good, and moves the thread to the group above
+        host.fs.switch(cpu, on=False)
+    host.fs.switch(1, on=True)
+    before = everything(host)
+    assert isinstance(host.program().adopt(Wanted(domain="old")), Entry)
+    assert host.program().release(OLD)
+    after = everything(host)
+    assert (after["groups"], after["threads"]) == (before["groups"], before["threads"])
+
+
 def test_only_the_first_vcpus_get_cpus_where_a_number_is_given_and_real_time_where_asked(host):
     pid = foreign(host, vcpus=3)
     before = everything(host)

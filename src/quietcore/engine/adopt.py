@@ -229,12 +229,14 @@ def _put_back(world: World, entry: Entry, adopted: Adoption, applier: Applier) -
     """The texts of files, then each thread's group and affinity."""
     seen = observe(world, entry.vm, domain=adopted.domain)
     known = union(thread.allowed for thread in adopted.threads)
-    for value in files_back(adopted, known - world.online):
-        if world.fs.exists(value.path):
+    files = [value for value in files_back(adopted, known - world.online) if world.fs.exists(value.path)]
+    emptied = [value for value in files if not value.value and seen.facts.version == 1]  # by CPUs that went offline: no task was left there
+    for value in files:
+        if value not in emptied:
             _file_back(world, applier, seen, value)
     seen = observe(world, entry.vm, domain=adopted.domain)
     room = {group: _room(world, group) for group in {thread.cgroup for thread in adopted.threads}}
-    for step in threads_back(adopted, seen.census, seen.facts, room):
+    for step in (*threads_back(adopted, seen.census, seen.facts, room), *emptied):
         applier.apply(step)
 
 
@@ -330,6 +332,8 @@ def _unpin(world: World, entry: Entry, adopted: Adoption, applier: Applier) -> b
     """libvirt's books; whether it had to pin anything. A pin to CPUs that others have by now is refused, and becomes what is left."""
     seen, changed = observe(world, entry.vm, domain=adopted.domain), False
     for pin in _pins(world, adopted):
+        if pin.standing == pin.cpus:
+            continue
         group = pin.group.rpartition("/")[0] if seen.facts.layout == "libvirt" else pin.group  # its own group libvirt changes first
         room = _room(world, group)
         goal = room if pin.cpus.isdisjoint(room) else pin.cpus
@@ -385,7 +389,7 @@ def _levels_back(world: World, entry: Entry, others: Ledger) -> None:
 
 def _file_back(world: World, applier: Applier, seen: Observation, value: SetValue) -> None:
     """Write one file's old text. The kernel does not empty the CPUs of a group with tasks: they wait in the group above meanwhile."""
-    if value.value or not world.fs.read(value.path).strip() or seen.facts.version == 1:
+    if value.value or not world.fs.read(value.path).strip():
         applier.apply(value)
         return
     group = value.path.rpartition("/")[0]
