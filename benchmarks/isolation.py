@@ -3,12 +3,10 @@
 Real QEMU threads in a private libvirtd with TCG, as root; the demo guest computes on every vCPU, reads and writes a disk with an I/O
 thread, and prints on its console. The times come from a trace of the scheduler (tracefs), exact to every switch, or, where there is no
 tracefs, from cpuacct's counters per CPU (cgroup v1), which know no causes; the table says which. A window in which anything but the VM
-had more than 6 % of its CPUs is void and repeated. With --busy every CPU that no VM owns computes for somebody else, as on a host that is
-full: the scheduler then has no idle CPU for the threads that it may put anywhere.
+had more than 6 % of its CPUs is void and repeated.
 
-Usage: make bench NAME=isolation                                          on this host as it is
-       make bench NAME=isolation ARGS="--lab 6.12"                        in a lab machine with cgroup v2 and partitions
-       make bench NAME=isolation ARGS="--lab 6.12 --online 0-5 --busy"    in one with six CPUs, all of them busy
+Usage: make bench NAME=isolation                on this host as it is
+       make bench NAME=isolation ARGS="--lab 6.12"     in a lab machine with cgroup v2 and partitions
 """
 
 from __future__ import annotations
@@ -117,8 +115,6 @@ def main() -> int:
     parser.add_argument("--starts", type=int, default=1 if INSIDE else 5, help="how often each VM is started (default: 5; in the lab 1)")
     parser.add_argument("--windows", type=int, default=5 if INSIDE else 1, help="windows on each start (default: 1; in the lab 5)")
     parser.add_argument("--vcpus", type=int, default=2 if INSIDE else 1, help="vCPUs of the VM (default: 1; in the lab 2)")
-    parser.add_argument("--busy", action="store_true", help="a task computes on every CPU that no VM owns")
-    parser.add_argument("--online", type=CpuSet.parse, metavar="CPUS", help="in the lab: take the other CPUs offline first")
     parser.add_argument("--only", choices=STRATEGIES, action="append", help="measure these only")
     options = parser.parse_args()
     if options.lab:
@@ -127,10 +123,6 @@ def main() -> int:
         print("isolation: needs root; not measured", file=sys.stderr)
         return 77
     fs = HostFs()
-    if options.online and not INSIDE:
-        parser.error("--online is for the lab: this host keeps its CPUs")
-    for cpu in CpuSet.parse(fs.read("/sys/devices/system/cpu/online")) - options.online if options.online else ():
-        fs.write(f"/sys/devices/system/cpu/cpu{cpu}/online", "0")
     if not tracing.tracefs(fs):
         with_tracefs()
     if not tracing.tracefs(fs) and accounting.usage_ns(fs, "/") is None:
@@ -139,9 +131,7 @@ def main() -> int:
     libvirt.registerErrorHandler(lambda *_: None, None)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qc-bench-")))
-        bench = Bench(
-            folder, stack.enter_context(hypervisor(folder)), stack.enter_context(scheduler_trace(fs)), options.vcpus, busy=options.busy
-        )
+        bench = Bench(folder, stack.enter_context(hypervisor(folder)), stack.enter_context(scheduler_trace(fs)), options.vcpus)
         stack.callback(bench.close)
         found = bench.measure(options.only or STRATEGIES, options.starts, options.windows, options.seconds)
         report(found, bench, options)
@@ -177,10 +167,9 @@ def report(found: Mapping[str, Sequence[Window]], bench: Bench, options: argpars
         ("windows that count (void ones)", *(f"{len(valid[name])} ({len(all_) - len(valid[name])})" for name, all_ in found.items()))
     )
     rows += capacity(found, bench, options.vcpus, cases)
-    name = "isolation" + "-lab" * INSIDE + "-busy" * options.busy
+    name = "isolation-lab" if INSIDE else "isolation"
     _bench.store(name, cases, Path("/out") if INSIDE else _bench.OUTPUT)
-    others = "a task computes on every CPU that no VM owns" if options.busy else "nobody else was asked to compute"
-    print(f"{name} on {_bench.host()}; VMs of {options.vcpus} vCPUs; {others}")
+    print(f"{name} on {_bench.host()}; VMs of {options.vcpus} vCPUs")
     print(f"counted by: {source(one)}; medians of windows of {options.seconds:g} s (spread)\n")
     _bench.print_table(rows)
     for strategy, windows in found.items():
@@ -310,11 +299,10 @@ def private_libvirtd(folder: Path) -> Iterator[str]:
 class Bench:
     """One libvirt, quietcore with a state directory of its own, and the demo guest."""
 
-    def __init__(self, folder: Path, uri: str, trace: tracing.Tracer | None, vcpus: int, *, busy: bool) -> None:
+    def __init__(self, folder: Path, uri: str, trace: tracing.Tracer | None, vcpus: int) -> None:
         self._folder = folder
         self._tracer = trace
         self._vcpus = vcpus
-        self._busy = busy
         config = [f'[paths]\nstate = "{folder}/state"', f'[hypervisor]\nuri = "{uri}"\nacceleration = "tcg"\nqemu_user = "root"\n']
         (folder / "config.toml").write_text("\n".join(config))
         os.environ["QUIETCORE_CONFIG"] = str(folder / "config.toml")
@@ -374,9 +362,6 @@ class Bench:
             stack.callback(os.sched_setaffinity, 0, os.sched_getaffinity(0) | set(cpus))
             console.wait_for(PROMPT)
             console.send(LOAD.format(vcpus=self._vcpus))
-            if self._busy:
-                online = CpuSet.parse(self.world.fs.read("/sys/devices/system/cpu/online"))
-                stack.enter_context(computing(online - cpus - self.world.books.load().owned))
             time.sleep(max(2.0, seconds / 5))
             counted = stack.enter_context(cpuacct_groups(self.world.fs, observe(self.world, VmName(name=NAME), domain=domain)))
             return [replace(self._window(domain, cpus, seconds, console, counted), start=start) for _ in range(windows)]
@@ -548,17 +533,6 @@ def scheduler_trace(fs: HostFs) -> Iterator[tracing.Tracer | None]:
         fs.rmdir(f"{mount}/instances/{INSTANCE}")
     with tracing.tracer(fs, mount, INSTANCE) as trace:
         yield trace
-
-
-@contextmanager
-def computing(cpus: CpuSet) -> Iterator[None]:
-    """A task on each of these CPUs that never rests."""
-    with ExitStack() as stack:
-        for cpu in cpus:
-            task = subprocess.Popen(["taskset", "--cpu-list", str(cpu), "sh", "-c", "while :; do :; done"])
-            stack.callback(task.wait)
-            stack.callback(task.kill)
-        yield
 
 
 @contextmanager
