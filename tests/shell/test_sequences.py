@@ -369,6 +369,9 @@ class Sequences(RuleBasedStateMachine):
                 return
             if what == "cpuset.cpus.exclusive" and (where == "home" or not (group / what).read_text().strip()):
                 value = ""  # what it claims besides ours is somebody else's affair, as on the levels above
+            beside = host.fs._beside(f"{host.fs.mount}{thread.cgroup}/{what}", what) if what == "cpuset.cpus.exclusive" else []
+            if not union(beside).isdisjoint(CpuSet.parse(value)):
+                return  # the kernel refuses what a sibling claims
             if what == "cpuset.cpus" and (not value or (where == "home" and seen.facts.layout != "bare")):
                 return  # the kernel refuses the first while tasks live there; the second is libvirt's, and not ours to write back
             (group / what).write_text(f"{texts.get(what, value)}\n")
