@@ -39,7 +39,21 @@ def books(tmp_path) -> LedgerFile:
 def test_what_was_saved_is_loaded_and_is_the_groups_to_read(books):
     assert books.load() == Ledger(entries=(booked(),))
     assert stat.S_IMODE(books.path.stat().st_mode) & 0o027 == 0
-    assert sorted(path.name for path in books.directory.iterdir()) == ["ledger.json", "ledger.lock"]
+    assert sorted(path.name for path in books.directory.iterdir()) == ["ledger.json", "ledger.lock", "vms"]
+
+
+def test_qemus_user_comes_through_the_folder_of_the_ledger_whatever_the_umask_is(tmp_path):
+    before = os.umask(0o077)
+    try:
+        with LedgerFile(tmp_path / "state").locked():
+            pass
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("state", "state/vms")] == [0o755, 0o755]
+    (tmp_path / "state").chmod(0o700)
+    with LedgerFile(tmp_path / "state").locked():
+        pass
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700  # somebody's decision
 
 
 def test_no_file_is_an_empty_ledger(tmp_path):

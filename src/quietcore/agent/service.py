@@ -17,6 +17,7 @@ from quietcore.agent.events import EventLog, Happening
 from quietcore.agent.routes import Routes
 from quietcore.agent.server import Server
 from quietcore.engine import World
+from quietcore.engine.ledger_file import make_state_directory
 from quietcore.host.fs import HostFs
 from quietcore.host.watch import Inotify, ProcessEvents
 from quietcore.lazy import import_whole
@@ -57,7 +58,7 @@ def _ears(world: World, hypervisor: LibvirtHypervisor, log: EventLog, releases: 
         releases.callback(processes.close)
     except OSError as err:
         log.add("no-process-events", message=f"{err.strerror or err}: new threads of QEMU are seen by the resync only")
-    Path(world.config.state_dir).mkdir(parents=True, exist_ok=True, mode=0o750)
+    make_state_directory(Path(world.config.state_dir))
     return Ears(files=files, books=books, domains=hypervisor.listen(), processes=processes)
 
 

@@ -22,6 +22,18 @@ from quietcore.model import Ledger
 FORMAT: Final = 1
 _API_VERSION: Final = "quietcore.io/v1alpha1"
 _PAUSE_S: Final = 0.02
+_MODE: Final = 0o755
+
+
+def make_state_directory(directory: Path) -> None:
+    """Make the folder of the ledger and of the VMs' files, whatever the umask is: QEMU's user has to come through to the latter.
+
+    The ledger itself is its group's to read. A folder that is there keeps its mode.
+    """
+    for folder in (directory, directory / "vms"):
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(_MODE)
 
 
 class LedgerFile:
@@ -101,7 +113,7 @@ class LedgerFile:
 
     def _open_lock(self) -> int:
         try:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+            make_state_directory(self.directory)
             return os.open(self.directory / "ledger.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except PermissionError as err:
             raise PermissionProblem(f"{self.directory} may not be written", hint="run it as root") from err

@@ -149,7 +149,8 @@ class ImageStore:
     def _changing(self) -> Iterator[Path]:
         """Hold the store's lock and hand out a new content directory; what no record names is gone afterwards."""
         try:
-            for directory, mode in ((self._root, _ROOT_MODE), (self._root / "refs", _ROOT_MODE), (self._root / "content", DIRECTORY_MODE)):
+            open_ones = (self._root.parent, self._root, self._root / "refs")
+            for directory, mode in (*((one, _ROOT_MODE) for one in open_ones), (self._root / "content", DIRECTORY_MODE)):
                 if not directory.is_dir():
                     directory.mkdir(parents=True)
                     directory.chmod(mode)
