@@ -254,11 +254,8 @@ class Sequences(RuleBasedStateMachine):
         expected.vms[name] = replace(known, spec=halted, running=False, at=CpuSet())
 
         def command(host: FakeHost, faults: Faults) -> None:
-            assert host.program(faults).apply(halted, str(halted)).result in {
-                "stopped",
-                "stored",
-                "unchanged",
-            }  # the last: it had been halted when it ended, and nothing shows that
+            result = host.program(faults).apply(halted, str(halted)).result
+            assert result in {"stopped", "stored", "unchanged"}  # the last: it had ended and was halted then, which nothing shows
 
         self.act(command, expected, draw(TROUBLE))
 
