@@ -208,8 +208,7 @@ def give_back(world: World, entry: Entry, ledger: Ledger) -> None:
         forget(world, entry, ledger)
         return
     adopted, others = entry.adopted, ledger.without(entry.vm)
-    tree = cgroups.hierarchy(world.fs)
-    applier = Applier(world.fs, world.control, tree)
+    applier = Applier(world.fs, world.control, cgroups.hierarchy(world.fs))
     seen = observe(world, entry.vm, domain=adopted.domain)
     for policy in policies_back(adopted, seen.census):
         applier.apply(policy)
@@ -396,8 +395,7 @@ def _file_back(world: World, applier: Applier, seen: Observation, value: SetValu
     above = group.rpartition("/")[0]
     inside = [thread.tid for thread in seen.census.threads if f"{seen.facts.mount}{thread.cgroup}" == group]
     if group == f"{seen.facts.mount}{seen.facts.home}":  # the whole VM is in it: its parent's CPUs mean the same
-        cpus = cgroups.room(world.fs, cgroups.hierarchy(world.fs), seen.facts.home.rpartition("/")[0])
-        applier.apply(replace(value, value=str(cpus)))
+        applier.apply(replace(value, value=str(_room(world, seen.facts.home.rpartition("/")[0]))))
         return
     for tid in inside:
         world.fs.write(f"{above}/cgroup.threads", str(tid))

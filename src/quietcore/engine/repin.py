@@ -8,7 +8,7 @@ every thread was read back on its new CPU, the new one from then on. `finish` br
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -31,7 +31,7 @@ from quietcore.errors import InputError, OperationFailed, Problem, QuietcoreErro
 from quietcore.host import cgroups
 from quietcore.host.cgroups import Groups, Probe
 from quietcore.isolation import awaiting_steps, move_order, moved_vcpus, moving_steps, narrowed, released
-from quietcore.model import OWN_ROOT, CpuSet, Entry, LauncherPod, Ledger, Machine, Plan, Refusal, Step, union
+from quietcore.model import OWN_ROOT, CpuSet, Entry, LauncherPod, Ledger, Machine, Plan, Refusal, union
 from quietcore.placement import fit_of, move
 
 _MOVES: Final = {"partition"}
@@ -197,8 +197,9 @@ def bring(world: World, machine: Machine, ledger: Ledger, entry: Entry) -> None:
     applier = Applier(world.fs, world.control, cgroups.hierarchy(world.fs))
     raise_kernel_threads(world, entry, there)
     seen, online = observe(world, entry.vm, domain=entry.domain), world.online
-    steps: Iterable[Step] = moving_steps(here, there, seen.census, seen.facts, entry.mechanism)
-    if not plan.exclusive <= online:  # what cannot go there waits on the pool, where `settle` puts it
+    if plan.exclusive <= online:
+        steps = moving_steps(here, there, seen.census, seen.facts, entry.mechanism)
+    else:  # what cannot go there waits on the pool, where `settle` puts it
         steps = awaiting_steps(there, seen.facts, online)
     for step in steps:
         applier.apply(step)

@@ -149,8 +149,8 @@ class ImageStore:
     def _changing(self) -> Iterator[Path]:
         """Hold the store's lock and hand out a new content directory; what no record names is gone afterwards."""
         try:
-            open_ones = (self._root.parent, self._root, self._root / "refs")
-            for directory, mode in (*((one, _ROOT_MODE) for one in open_ones), (self._root / "content", DIRECTORY_MODE)):
+            folders = (self._root.parent, self._root, self._root / "refs", self._root / "content")
+            for directory, mode in zip(folders, (_ROOT_MODE, _ROOT_MODE, _ROOT_MODE, DIRECTORY_MODE), strict=True):
                 if not directory.is_dir():
                     directory.mkdir(parents=True)
                     directory.chmod(mode)

@@ -59,7 +59,7 @@ def moving_steps(here: Plan, there: Plan, census: ThreadCensus, facts: CgroupFac
     )
 
 
-def awaiting_steps(there: Plan, facts: CgroupFacts, online: CpuSet) -> Iterator[Step]:
+def awaiting_steps(there: Plan, facts: CgroupFacts, online: CpuSet) -> tuple[Step, ...]:
     """Partitions whose CPU is offline claim that one again, and no longer the one where the vCPU had gone.
 
     Until it returns they are invalid, and the kernel lets the vCPU use the CPUs above; `isolate` leaves them alone.
@@ -68,10 +68,12 @@ def awaiting_steps(there: Plan, facts: CgroupFacts, online: CpuSet) -> Iterator[
     claims = {group: CpuSet.of(cpu) for group, cpu in places.items() if cpu is not None and cpu not in online}
     if there.strategy == "whole":
         claims = {facts.home: partition_cpus(there)}
-    for group, cpus in claims.items():
-        if facts.partition_states.get(group, "member") != "member":
-            for name in ("cpuset.cpus.exclusive", "cpuset.cpus"):
-                yield SetValue(path=facts.file(group, name), value=str(cpus), readback="cpus")
+    return tuple(
+        SetValue(path=facts.file(group, name), value=str(cpus), readback="cpus")
+        for group, cpus in claims.items()
+        if facts.partition_states.get(group, "member") != "member"
+        for name in ("cpuset.cpus.exclusive", "cpuset.cpus")
+    )
 
 
 def narrowed(here: Plan, there: Plan) -> CpuSet:
